@@ -24,13 +24,18 @@ const fail = (message) => {
 /** Connection options for DOCKER_HOST (default: the rootful socket). */
 function endpoint() {
   const host = process.env.DOCKER_HOST || 'unix:///var/run/docker.sock';
-  if (host.startsWith('unix://')) return { module: http, options: { socketPath: host.slice('unix://'.length) } };
+  if (host.startsWith('unix://'))
+    return { module: http, options: { socketPath: host.slice('unix://'.length) } };
   const url = new URL(host.replace(/^tcp:/, 'http:'));
   const certificates = process.env.DOCKER_CERT_PATH;
   const tls = url.protocol === 'https:' || Boolean(process.env.DOCKER_TLS_VERIFY);
   const options = { host: url.hostname, port: url.port || (tls ? 2376 : 2375) };
   if (tls && certificates) {
-    for (const [key, file] of [['ca', 'ca.pem'], ['cert', 'cert.pem'], ['key', 'key.pem']]) {
+    for (const [key, file] of [
+      ['ca', 'ca.pem'],
+      ['cert', 'cert.pem'],
+      ['key', 'key.pem'],
+    ]) {
       options[key] = readFileSync(path.join(certificates, file));
     }
   }
@@ -41,9 +46,13 @@ function endpoint() {
 function call(method, target, { body, headers = {}, timeoutMs } = {}) {
   const { module, options } = endpoint();
   return new Promise((resolve, reject) => {
-    const request = module.request({ ...options, method, path: target, headers: { Host: 'docker', ...headers } }, resolve);
+    const request = module.request(
+      { ...options, method, path: target, headers: { Host: 'docker', ...headers } },
+      resolve,
+    );
     request.on('error', reject);
-    if (timeoutMs) request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)));
+    if (timeoutMs)
+      request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer in ${timeoutMs / 1000} s`)));
     if (body) {
       body.pipe(request);
     } else {
@@ -92,7 +101,9 @@ const commands = {
   },
 
   async exists(image) {
-    const response = await call('GET', `/images/${encodeURIComponent(image)}/json`, { timeoutMs: PING_TIMEOUT_MS });
+    const response = await call('GET', `/images/${encodeURIComponent(image)}/json`, {
+      timeoutMs: PING_TIMEOUT_MS,
+    });
     response.resume();
     await finished(response);
     if (response.statusCode !== 200) process.exit(1);
@@ -123,7 +134,10 @@ const commands = {
 
   async build(image, ...buildArguments) {
     const query = new URLSearchParams({ t: image, rm: '1', forcerm: '1', version: '1' });
-    query.set('buildargs', JSON.stringify(Object.fromEntries(buildArguments.map((entry) => entry.split(/=(.*)/s, 2)))));
+    query.set(
+      'buildargs',
+      JSON.stringify(Object.fromEntries(buildArguments.map((entry) => entry.split(/=(.*)/s, 2)))),
+    );
     const response = await call('POST', `/build?${query}`, {
       body: process.stdin,
       headers: { 'Content-Type': 'application/x-tar' },
