@@ -134,12 +134,9 @@ const common = {
     .regex(/^[A-Za-z0-9_.-]*$/, { error: 'expected letters, digits, _, - or . (or "" for bare names)' })
     .optional()
     .meta({ description: 'Of exposed names, `<prefix>__<name>`; the server’s name unless set.' }),
-  isolation: z
-    .enum(['shared', 'session'])
-    .optional()
-    .meta({
-      description: 'shared unless stateful or interactive; session: an instance for each client session.',
-    }),
+  isolation: z.enum(['shared', 'session']).optional().meta({
+    description: 'shared unless stateful or interactive; session: an instance for each client session.',
+  }),
   stateful: z
     .boolean()
     .default(false)
@@ -163,12 +160,9 @@ const common = {
     })
     .transform(({ interval, path }) => ({ intervalMs: interval, path }))
     .prefault({}),
-  retry: z
-    .enum(['never', 'annotated'])
-    .default('never')
-    .meta({
-      description: 'annotated: replay a tool that is read-only or idempotent when its instance dies.',
-    }),
+  retry: z.enum(['never', 'annotated']).default('never').meta({
+    description: 'annotated: replay a tool that is read-only or idempotent when its instance dies.',
+  }),
 };
 
 const container = {
@@ -227,11 +221,9 @@ export const dockerServerSchema = z.strictObject({
     .string()
     .optional()
     .meta({ description: 'The image to run; built from `build` when it is missing.' }),
-  build: buildSchema
-    .optional()
-    .meta({
-      description: 'Folder with a Dockerfile; built when the image is missing or the sources changed.',
-    }),
+  build: buildSchema.optional().meta({
+    description: 'Folder with a Dockerfile; built when the image is missing or the sources changed.',
+  }),
   command: command().optional().meta({ description: 'Arguments after the image’s ENTRYPOINT.' }),
   working_dir: z.string().optional(),
   ...common,
@@ -295,13 +287,10 @@ export const gatewaySchema = z
       .default('info')
       .meta({ description: 'error, warn, info or debug, any case. LOG_LEVEL.' }),
     default_idle_timeout: durationOrNever().prefault('300s').meta({ description: 'DEFAULT_IDLE_TIMEOUT.' }),
-    state_dir: z
-      .string()
-      .default('./state')
-      .meta({
-        description:
-          'Gateway id and lock, catalog, sessions, keys, stderr of stopped instances. GATEWAY_STATE_DIR.',
-      }),
+    state_dir: z.string().default('./state').meta({
+      description:
+        'Gateway id and lock, catalog, sessions, keys, stderr of stopped instances. GATEWAY_STATE_DIR.',
+    }),
     max_instances: count(1).default(50),
     max_memory: size().optional().meta({ description: 'Of all instances together; off unless set.' }),
     standby_memory: size().prefault('1g').meta({ description: 'Of all spares together.' }),

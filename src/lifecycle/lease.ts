@@ -1,0 +1,66 @@
+import type { ErrorObject, Notification, Params, Request } from '../protocol/jsonrpc.ts';
+
+/** What a server said of itself in its handshake; kept as it came. */
+export interface Handshake {
+  protocolVersion: string;
+  capabilities: Params;
+  serverInfo: Params;
+  instructions?: string;
+}
+
+/** The outcome of a request, without the ids of either side. */
+export type Outcome = { result: Params } | { error: ErrorObject };
+
+export interface LeaseOptions {
+  /** The session that asks; picks the instance where `isolation: session`. */
+  affinity?: string;
+  signal?: AbortSignal;
+  /**
+   * `call` (default) counts against concurrency and resets the idle clock. `upkeep` (reading lists) does neither, and an
+   * instance that was started for it alone stops when it is released.
+   */
+  purpose?: 'call' | 'upkeep';
+  /** Told what the wait is for, for people: `starting context7`, `building mcp-context7: step 3/9`. */
+  onWaiting?(text: string): void;
+}
+
+/** One call's hold on an instance. While it is open the instance is never stopped. */
+export interface Lease extends Disposable {
+  readonly instance: string;
+  readonly handshake: Handshake;
+  call(request: OutgoingRequest, options?: CallOptions): Promise<Outcome>;
+  notify(notification: { method: string; params?: Params }): Promise<void>;
+  /** Doing it twice is done once. */
+  release(): void;
+}
+
+export interface OutgoingRequest {
+  method: string;
+  /** The client's own `_meta.progressToken` is replaced on the way out and restored on the way back. */
+  params?: Params;
+}
+
+/**
+ * Rejects with GatewayError: `instance_crashed`, `out_of_memory`, `flooded`, `message_too_large`, `call_timeout`,
+ * `cancelled` (the signal was aborted; the server was sent `notifications/cancelled`), or with `NotWritten` when
+ * nothing reached the instance.
+ */
+export interface CallOptions {
+  signal?: AbortSignal;
+  /** What belongs to this call and to no other: its progress (token restored), attributed log lines. */
+  onNotification?(notification: Notification): void;
+  /** The server asks this call's client. Without it the request is declined as the client's missing capability asks. */
+  onRequest?(request: Request, signal: AbortSignal): Promise<Outcome>;
+}
+
+/** What instances say outside of any call; given to the fleet once. */
+export interface InstanceListener {
+  /** `affinity` is the session whose instance it is, undefined for a shared one. */
+  onNotification(server: string, affinity: string | undefined, notification: Notification): void;
+  /** Only from an instance that belongs to one session. */
+  onRequest(server: string, affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;
+  /** An instance has answered its handshake. */
+  onReady(server: string, affinity: string | undefined): void;
+  /** A shared instance asked its client for something: from now on it gets one call at a time. */
+  onAsked(server: string): void;
+}
