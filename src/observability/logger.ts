@@ -1,0 +1,66 @@
+import winston from 'winston';
+import type { Events } from './events.ts';
+
+export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
+export type Fields = Record<string, string | number | boolean | undefined>;
+
+/** What the rest of the gateway logs through. */
+export type Logger = Record<LogLevel, (message: string, fields?: Fields) => void>;
+
+/** A logger of single lines: time, level, message, `key=value` fields. Writes to `stream`, stderr unless given. */
+export function createLogger(level: LogLevel, stream: NodeJS.WritableStream = process.stderr): Logger {
+  const { combine, timestamp, printf } = winston.format;
+  const logger = winston.createLogger({
+    level,
+    format: combine(timestamp(), printf(formatLine)),
+    transports: [new winston.transports.Stream({ stream })],
+  });
+  return {
+    error: (message, fields) => void logger.error(message, fields),
+    warn: (message, fields) => void logger.warn(message, fields),
+    info: (message, fields) => void logger.info(message, fields),
+    debug: (message, fields) => void logger.debug(message, fields),
+  };
+}
+
+function formatLine({ level, message, timestamp, ...fields }: winston.Logform.TransformableInfo): string {
+  const pairs = Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => `${key}=${/[\s"=]/.test(String(value)) ? JSON.stringify(value) : value}`);
+  return neutralise([timestamp, level.toUpperCase().padEnd(5), message, ...pairs].join(' '));
+}
+
+/** Text with every control character made visible, so that nothing logged can forge a line or move the cursor. */
+export function neutralise(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) =>
+    character === '\t' ? ' ' : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
+  );
+}
+
+/** Writes the events that a person watching the gateway wants to see. */
+export function logEvents(events: Events, logger: Logger): void {
+  events.on('instance.started', ({ durationMs, ...fields }) =>
+    logger.info('instance started', { ...fields, ms: Math.round(durationMs) }),
+  );
+  events.on('instance.stopped', (fields) => logger.info('instance stopped', fields));
+  events.on('instance.paused', (fields) => logger.debug('instance paused', fields));
+  events.on('instance.resumed', ({ durationMs, ...fields }) =>
+    logger.debug('instance resumed', { ...fields, ms: Math.round(durationMs) }),
+  );
+  events.on('instance.noise', (fields) => logger.debug('not a message on stdout', fields));
+  events.on('server.state', (fields) => logger.debug('server state', fields));
+  events.on('prepare.progress', ({ server, text }) => logger.debug(text, { server }));
+  events.on('discovery.finished', ({ durationMs, ...fields }) =>
+    logger.info('lists read', { ...fields, ms: Math.round(durationMs) }),
+  );
+  events.on('discovery.failed', (fields) => logger.warn('lists could not be read', fields));
+  events.on('catalog.changed', ({ server, lists }) =>
+    logger.info('lists changed', { server, lists: lists.join(',') }),
+  );
+  events.on('call.finished', ({ durationMs, ...fields }) =>
+    logger.debug('call', { ...fields, ms: Math.round(durationMs) }),
+  );
+  events.on('engine.lost', (fields) => logger.warn('engine lost', fields));
+  events.on('engine.back', (fields) => logger.info('engine back', fields));
+}
