@@ -128,7 +128,7 @@ const common = {
   pause_after: duration()
     .optional()
     .meta({ description: 'Freeze after this long without a call; off unless set.' }),
-  tools: toolsSchema.prefault([] as never).optional(),
+  tools: toolsSchema.prefault({}),
   prefix: z
     .string()
     .regex(/^[A-Za-z0-9_.-]*$/, { error: 'expected letters, digits, _, - or . (or "" for bare names)' })
