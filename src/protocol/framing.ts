@@ -5,9 +5,9 @@ export interface LineFramerOptions {
   maxBytes: number;
   /**
    * A line without its end (`\n` or `\r\n`); empty ones are skipped. The bytes are valid during the call only.
-   * `false` suspends the push that delivered it.
+   * Returning `false` suspends the push that delivered it.
    */
-  onLine(line: Buffer): boolean | undefined | void;
+  onLine(line: Buffer): unknown;
   /** A line over `maxBytes` has ended, or has gone far beyond it: its length so far, and its two ends for a diagnosis. */
   onOversize(bytes: number, head: string, tail: string): void;
 }
@@ -79,7 +79,7 @@ export class LineFramer {
       const kept = this.#takeChunks();
       kept.push(part);
       const head = printable(firstBytes(kept).toString('utf8'), endChars);
-      let tail = Buffer.alloc(0);
+      let tail: Buffer = Buffer.alloc(0);
       for (const piece of kept) tail = lastBytes(tail, piece);
       this.#oversize = { head, tail, reported: false };
       return;
