@@ -57,13 +57,15 @@ prepare_apt() {
     say "it cannot be put together here either: that needs apt-get and dpkg-deb (Debian or Ubuntu)"
     exit 1
   fi
-  if apt-cache show busybox-static >/dev/null 2>&1; then return 0; fi
+  apt-cache pkgnames >"$work/package-names"
+  if known_package busybox-static; then return 0; fi
   say "fetching package lists …"
   mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-  apt_options=(-o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User=root)
-  apt-get -qq "${apt_options[@]}" update >&2
+  apt_options=(-o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache")
+  apt-get -qq "${apt_options[@]}" -o APT::Sandbox::User=root update >&2
+  apt-cache "${apt_options[@]}" pkgnames >"$work/package-names"
 }
-known_package() { apt-cache ${apt_options[@]+"${apt_options[@]}"} show "$1" 2>/dev/null | grep '^Package:' >/dev/null; }
+known_package() { grep -qx -- "$1" "$work/package-names"; }
 
 # Unpacks packages into $work/root. `a|b` takes the first that exists; a trailing `?` makes a package optional.
 unpack() {
@@ -96,7 +98,7 @@ make_root() {
     ln -s "usr/$directory" "$root/$directory"
   done
   unpack base-files base-passwd libc6 libc-bin libgcc-s1 libstdc++6 libatomic1 busybox-static netbase tzdata
-  rm -rf "$root"/usr/share/{doc,man,info,locale,lintian,bug,linda} "$root/boot"
+  rm -rf "${root:?}"/usr/share/{doc,man,info,locale,lintian,bug} "${root:?}/boot"
   cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"
   cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
   echo 'node:x:1000:1000::/home/node:/bin/sh' >>"$root/etc/passwd"
@@ -183,7 +185,7 @@ add_python() {
     printf '#!/usr/bin/python3\nimport sys\nfrom pip._internal.cli.main import main\nsys.exit(main())\n' >"$root/usr/local/bin/$name"
     chmod 755 "$root/usr/local/bin/$name"
   done
-  packed_python -m compileall -q -s "$root" -p / "$root/usr/lib/python$version" "$modules" >&2 || true
+  packed_python -m compileall -q -j 0 -s "$root" -p / "$root/usr/lib/python$version" "$modules" >&2 || true
   python_version=$version
 }
 

@@ -6,6 +6,7 @@
 //   node engine-api.mjs import <image> <KEY=change>... < tar  a root file system becomes an image
 //   node engine-api.mjs build <image> [KEY=build-arg]... < tar
 //   node engine-api.mjs remove-containers <label>             prints the name of each container that was removed
+//   node engine-api.mjs logs                                  follows the gateway's container and the servers' stderr
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
@@ -15,6 +16,8 @@ import { finished } from 'node:stream/promises';
 const FIRST_LAYER_TIMEOUT_MS = 20_000;
 const SILENT_PULL_TIMEOUT_MS = 60_000;
 const PING_TIMEOUT_MS = 5_000;
+const SERVER_LABEL = 'mcp-gateway.server';
+const GATEWAY_CONTAINER = 'mcp-gateway';
 
 const fail = (message) => {
   process.stderr.write(`${message}\n`);
@@ -92,6 +95,47 @@ function reference(image) {
   return colon > image.lastIndexOf('/') ? [image.slice(0, colon), image.slice(colon + 1)] : [image, 'latest'];
 }
 
+/** The text of a container's log stream; without a terminal each frame has a head of 8 bytes that ends in its length. */
+async function* logText(response, hasTerminal) {
+  let rest = Buffer.alloc(0);
+  for await (const chunk of response) {
+    if (hasTerminal) {
+      yield chunk.toString();
+      continue;
+    }
+    rest = Buffer.concat([rest, chunk]);
+    while (rest.length >= 8 && rest.length >= 8 + rest.readUInt32BE(4)) {
+      const end = 8 + rest.readUInt32BE(4);
+      yield rest.toString('utf8', 8, end);
+      rest = rest.subarray(end);
+    }
+  }
+}
+
+/** Prints a container's log lines, each behind its name, until the container ends. A server's stdout is its protocol: left out. */
+async function followContainer(id, tail) {
+  const inspected = await call('GET', `/containers/${id}/json`);
+  const container = JSON.parse(await text(inspected));
+  if (inspected.statusCode !== 200) return;
+  const name = container.Name.replace(/^\//, '');
+  const isServer = container.Config.Labels?.[SERVER_LABEL] !== undefined;
+  const query = new URLSearchParams({
+    follow: '1',
+    timestamps: '1',
+    stderr: '1',
+    stdout: isServer ? '0' : '1',
+    tail,
+  });
+  const response = await call('GET', `/containers/${id}/logs?${query}`);
+  if (response.statusCode !== 200) return;
+  let rest = '';
+  for await (const piece of logText(response, container.Config.Tty)) {
+    const lines = (rest + piece).split('\n');
+    rest = lines.pop();
+    for (const line of lines) process.stdout.write(`${name} | ${line}\n`);
+  }
+}
+
 const commands = {
   async ping() {
     const response = await call('GET', '/_ping', { timeoutMs: PING_TIMEOUT_MS });
@@ -154,6 +198,28 @@ const commands = {
       await finished(removed);
       process.stdout.write(`${container.Names[0].replace(/^\//, '')}\n`);
     }
+  },
+
+  async logs() {
+    const followed = new Set();
+    const followOurs = async (id, names, labels, tail) => {
+      const isOurs =
+        SERVER_LABEL in labels || names.some((name) => name.replace(/^\//, '') === GATEWAY_CONTAINER);
+      if (!isOurs || followed.has(id)) return;
+      followed.add(id);
+      await followContainer(id, tail).catch((error) =>
+        process.stderr.write(`${names[0]}: ${error.message}\n`),
+      );
+      followed.delete(id);
+    };
+    const since = Math.floor(Date.now() / 1000);
+    const filters = encodeURIComponent(JSON.stringify({ type: ['container'], event: ['start'] }));
+    for (const { Id, Names, Labels } of JSON.parse(await text(await call('GET', '/containers/json')))) {
+      void followOurs(Id, Names, Labels ?? {}, '20');
+    }
+    await follow(await call('GET', `/events?since=${since}&filters=${filters}`), ({ Actor }) => {
+      void followOurs(Actor.ID, [Actor.Attributes.name], Actor.Attributes, 'all');
+    });
   },
 };
 

@@ -147,7 +147,10 @@ install_engine() {
   say "Installing Debian's docker.io …"
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq update >&2 || warn "apt-get update failed; trying with the lists at hand."
-  apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends docker.io iptables >&2
+  local packages=(docker.io iptables)
+  # Later releases keep the CLI in a package of its own.
+  if apt-cache show docker-cli >/dev/null 2>&1; then packages+=(docker-cli); fi
+  apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${packages[@]}" >&2
 }
 
 # Mounts the cgroup hierarchies that a machine without systemd may lack.

@@ -1,0 +1,51 @@
+# `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench and inspect.
+.DEFAULT_GOAL := help
+.PHONY: help up down status engine dev test check images logs logs-local env-debug inspect bench
+MAKEFLAGS += --no-print-directory
+export PATH := $(shell pwd)/node_modules/.bin:$(PATH)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
+
+packages:
+	@scripts/install-packages.sh
+
+up: ## set everything up and run the gateway in the foreground
+	@exec scripts/up.sh $(ARGS)
+
+down: ## stop the gateway of this directory and remove its containers
+	@node scripts/down.mjs
+
+status: packages ## the servers of the running gateway and their states
+	@node bin/mcp-gateway.js servers
+
+engine: ## find a Docker Engine, or install and start one (Debian and Ubuntu, as root)
+	@scripts/ensure-docker.sh
+
+dev: packages ## run from source, started anew at each change, with debug logs
+	@exec node --watch-path=src --watch-preserve-output src/main.ts start --log-level debug $(ARGS)
+
+test: packages ## every check; installs what it needs; ends with "N passed, N failed"
+	@scripts/test-tools.sh
+	@scripts/test.sh $(ARGS)
+
+check: packages ## lint, format, types, layering, stale documents
+	@npm run --silent check
+
+images: ## build the images of the gateway and of the bundled servers
+	@scripts/images.sh
+
+logs: ## follow the gateway's container and the stderr of every server, with timestamps
+	@node scripts/engine-api.mjs logs
+
+logs-local: packages ## follow one server of the running gateway: make logs-local SERVER=context7
+	@scripts/logs-local.sh "$(SERVER)"
+
+env-debug: ## versions, the engine, and which variables of servers.yaml are set (never their values)
+	@node scripts/env-debug.mjs
+
+inspect: packages ## open MCP Inspector on the running gateway
+	@exec inspector --transport http --server-url "http://127.0.0.1:$${GATEWAY_PORT:-8000}/mcp" $(ARGS)
+
+bench: packages ## measure speed beside its floors; writes bench/results.md
+	@npm run --silent bench -- $(ARGS)
