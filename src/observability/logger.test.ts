@@ -9,8 +9,15 @@ const collect = () => {
 
 it('writes one line with level and fields', () => {
   const { stream, text } = collect();
-  createLogger('info', stream).info('instance started', { server: 'demo', ms: 12, note: 'two words', none: undefined });
-  expect(text()).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z INFO {2}instance started server=demo ms=12 note="two words"\n$/);
+  createLogger('info', stream).info('instance started', {
+    server: 'demo',
+    ms: 12,
+    note: 'two words',
+    none: undefined,
+  });
+  expect(text()).toMatch(
+    /^\d{4}-\d\d-\d\dT[\d:.]+Z INFO {2}instance started server=demo ms=12 note="two words"\n$/,
+  );
 });
 
 it('leaves out what is below its level', () => {

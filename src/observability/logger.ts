@@ -1,3 +1,4 @@
+import { Writable } from 'node:stream';
 import winston from 'winston';
 import type { Events } from './events.ts';
 
@@ -63,4 +64,15 @@ export function logEvents(events: Events, logger: Logger): void {
   );
   events.on('engine.lost', (fields) => logger.warn('engine lost', fields));
   events.on('engine.back', (fields) => logger.info('engine back', fields));
+}
+
+/** A stream that hands over each line as it is written. */
+export function lineSink(write: (line: string) => void): NodeJS.WritableStream {
+  return new Writable({
+    decodeStrings: false,
+    write(chunk, _encoding, done) {
+      write(String(chunk).replace(/\n$/, ''));
+      done();
+    },
+  });
 }

@@ -1,0 +1,147 @@
+import { execFile } from 'node:child_process';
+import { mkdir, statfs } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { promisify } from 'node:util';
+import { createRuntimes } from '../app.ts';
+import { messageOf, systemCodeOf } from '../base/errors.ts';
+import { ConfigError, loadConfig } from '../config/load.ts';
+import type { Config } from '../config/schema.ts';
+import { GatewayClient } from './client.ts';
+import type { ConfigOptions, ExitCode } from './program.ts';
+import { table } from './table.ts';
+
+interface Finding {
+  check: string;
+  verdict: 'ok' | 'warning' | 'problem';
+  found: string;
+  /** How to mend it. */
+  hint?: string;
+}
+
+/** `doctor`: looks at everything that start needs; 1 when something will not work. */
+export async function doctor(options: ConfigOptions & { json?: boolean }): Promise<ExitCode> {
+  const findings: Finding[] = [];
+  const config = await checkConfig(options, findings);
+  await Promise.all([
+    config && checkEngine(config, findings),
+    config && checkPort(config, findings),
+    config && checkDisk(config, findings),
+    checkClaudeCode(findings),
+  ]);
+  if (options.json) {
+    process.stdout.write(`${JSON.stringify({ findings }, null, 2)}\n`);
+  } else {
+    const marks = { ok: '✓', warning: '!', problem: '✗' };
+    const rows = findings.map(({ check, verdict, found }) => [marks[verdict], check, found]);
+    process.stdout.write(`${table(['', 'CHECK', 'FOUND'], rows)}\n`);
+    for (const { check, verdict, hint } of findings) {
+      if (verdict !== 'ok' && hint) process.stdout.write(`\n${marks[verdict]} ${check}: ${hint}\n`);
+    }
+  }
+  return findings.some(({ verdict }) => verdict === 'problem') ? 1 : 0;
+}
+
+async function checkConfig(options: ConfigOptions, findings: Finding[]): Promise<Config | undefined> {
+  const check = 'configuration';
+  try {
+    const config = await loadConfig({
+      file: options.config ?? options.registry,
+      overrides: options,
+      mode: 'start',
+    });
+    findings.push({ check, verdict: 'ok', found: `${config.file}: ${config.servers.size} servers` });
+    for (const { name, problem } of config.servers.values()) {
+      if (!problem) continue;
+      findings.push({
+        check: `server ${name}`,
+        verdict: 'problem',
+        found: problem.message,
+        hint: problem.hint,
+      });
+    }
+    for (const warning of config.warnings) findings.push({ check, verdict: 'warning', found: warning });
+    return config;
+  } catch (error) {
+    const hint = error instanceof ConfigError ? error.hint : undefined;
+    findings.push({ check, verdict: 'problem', found: messageOf(error), hint });
+    return undefined;
+  }
+}
+
+async function checkEngine(config: Config, findings: Finding[]): Promise<void> {
+  const { docker } = createRuntimes(config, { gatewayId: 'doctor', stateDir: config.gateway.stateDir });
+  try {
+    const { reachable, text, lacks, hint } = await docker.describe();
+    findings.push({ check: 'engine', verdict: reachable ? 'ok' : 'problem', found: text, hint });
+    for (const lack of lacks) findings.push({ check: 'engine', verdict: 'warning', found: lack });
+  } finally {
+    await docker.close();
+  }
+}
+
+async function checkPort(config: Config, findings: Finding[]): Promise<void> {
+  const { host, port } = config.gateway;
+  const check = `port ${port}`;
+  const code = await bindError(host, port);
+  if (code === undefined) {
+    findings.push({ check, verdict: 'ok', found: 'free' });
+    return;
+  }
+  const client = await GatewayClient.find({ host, port });
+  const gateway = await client.get<{ name?: string; version?: string }>('/').catch(() => undefined);
+  findings.push(
+    gateway?.name === 'mcp-gateway'
+      ? { check, verdict: 'ok', found: `a gateway ${gateway.version} listens` }
+      : {
+          check,
+          verdict: 'problem',
+          found: `cannot be bound on ${host} (${code})`,
+          hint: 'Stop what listens there, or choose another with gateway.port or --port.',
+        },
+  );
+}
+
+function bindError(host: string, port: number): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', (error) => resolve(systemCodeOf(error) ?? error.message));
+    server.listen(port, host, () => server.close(() => resolve(undefined)));
+  });
+}
+
+async function checkDisk(config: Config, findings: Finding[]): Promise<void> {
+  const { stateDir } = config.gateway;
+  const check = 'state_dir';
+  try {
+    await mkdir(stateDir, { recursive: true, mode: 0o700 });
+    const { bavail, bsize } = await statfs(stateDir);
+    const freeGiB = (bavail * bsize) / 1024 ** 3;
+    findings.push({
+      check,
+      verdict: freeGiB < 1 ? 'warning' : 'ok',
+      found: `${stateDir}, ${freeGiB.toFixed(1)} GiB free`,
+      hint: freeGiB < 1 ? 'Images need room: free some disk.' : undefined,
+    });
+  } catch (error) {
+    const found = `${stateDir} cannot be used: ${messageOf(error)}`;
+    findings.push({ check, verdict: 'problem', found, hint: 'Make it writable, or set gateway.state_dir.' });
+  }
+}
+
+async function checkClaudeCode(findings: Finding[]): Promise<void> {
+  const check = 'Claude Code';
+  try {
+    const { stdout } = await promisify(execFile)('claude', ['mcp', 'get', 'mcp-gateway'], {
+      timeout: 20_000,
+    });
+    findings.push({ check, verdict: 'ok', found: /Status: (.*)/.exec(stdout)?.[1]?.trim() ?? 'configured' });
+  } catch (error) {
+    const absent = systemCodeOf(error) === 'ENOENT';
+    findings.push({
+      check,
+      verdict: absent ? 'ok' : 'warning',
+      found: absent ? 'not installed here' : 'installed, not connected to the gateway',
+      hint: 'claude mcp add --transport http mcp-gateway http://localhost:8000/mcp',
+    });
+  }
+}

@@ -1,0 +1,131 @@
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fixture } from './engine.ts';
+import { cli, type GatewayProcess, startGateway, temporaryFolder } from './gateway-process.ts';
+
+describe('the command line beside a running gateway', () => {
+  let gateway: GatewayProcess;
+  let where: string[];
+
+  beforeAll(async () => {
+    gateway = await startGateway({
+      config: `servers:\n${fixture('one', 'everything.mjs')}  off: { image: none, enabled: false }\n`,
+      discovered: true,
+    });
+    const { port } = new URL(gateway.url);
+    where = ['--config', join(gateway.folder, 'servers.yaml'), '--port', port];
+  });
+  afterAll(() => gateway?.[Symbol.asyncDispose]());
+
+  it('shows the servers as a table and as JSON', async () => {
+    const { code, stdout } = await cli(['servers', ...where]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^SERVER +TYPE +STATE/);
+    expect(stdout).toMatch(/^one +docker +\w+/m);
+    expect(stdout).toMatch(/^off +docker +disabled/m);
+    const { servers } = JSON.parse((await cli(['servers', '--json', ...where])).stdout);
+    expect(servers.map(({ name }: { name: string }) => name)).toEqual(['one', 'off']);
+  });
+
+  it('lists tools of one server and of all', async () => {
+    expect((await cli(['tools', 'one', ...where])).stdout).toMatch(/^one +echo +\S/m);
+    expect((await cli(['tools', ...where])).stdout).toMatch(/^one +echo +\S/m);
+  });
+
+  it('calls a tool, also with arguments from standard input', async () => {
+    expect(await cli(['call', 'one', 'echo', '{"text": "hello"}', ...where])).toMatchObject({
+      code: 0,
+      stdout: 'hello\n',
+    });
+    const piped = await cli(['call', 'one', 'echo', '-', ...where], { input: '{"text": "piped"}' });
+    expect(piped).toMatchObject({ code: 0, stdout: 'piped\n' });
+    const { stdout } = await cli(['call', 'one', 'echo', '{"text": "raw"}', '--json', ...where]);
+    expect(JSON.parse(stdout)).toMatchObject({ content: [{ type: 'text', text: 'raw' }] });
+  });
+
+  it('ends with 1 when a tool or a server fails, and names the nearest name', async () => {
+    expect((await cli(['call', 'one', 'fail', ...where])).code).toBe(1);
+    const tool = await cli(['call', 'one', 'ecko', ...where]);
+    expect(tool).toMatchObject({ code: 1, stderr: expect.stringContaining('echo') });
+    const server = await cli(['tools', 'onne', ...where]);
+    expect(server).toMatchObject({ code: 1, stderr: expect.stringContaining('one') });
+  });
+
+  it('prints what a server wrote to stderr', async () => {
+    await cli(['call', 'one', 'stderr', '{"text": "seen in the logs"}', ...where]);
+    expect((await cli(['logs', 'one', ...where])).stdout).toContain('seen in the logs');
+    expect(JSON.parse((await cli(['logs', 'one', '--json', ...where])).stdout)).toEqual(
+      expect.arrayContaining([expect.stringContaining('seen in the logs')]),
+    );
+  });
+});
+
+describe('the command line alone', () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await temporaryFolder();
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  it('names every problem of a file with its position, and ends with 2', async () => {
+    const file = join(folder, 'servers.yaml');
+    await writeFile(
+      file,
+      'gateway: { prot: 8000 }\nservers:\n  demo: { image: a, idle_timeout: soon }\n  mcp: { image: b }\n  demo: { image: c }\n',
+    );
+    const { code, stdout } = await cli(['validate', file]);
+    expect(code).toBe(2);
+    expect(stdout).toMatch(/servers\.yaml:1:12: .*prot.*port/);
+    expect(stdout).toMatch(/servers\.yaml:3:\d+: .*soon|servers\.yaml:3:\d+: .*duration/);
+    expect(stdout).toMatch(/servers\.yaml:4:3: .*mcp.*reserved/);
+    expect(stdout).toMatch(/servers\.yaml:5:3: .*demo/);
+    const { problems } = JSON.parse((await cli(['validate', file, '--json'])).stdout);
+    expect(problems).toContainEqual(expect.objectContaining({ line: 1, column: 12 }));
+  });
+
+  it('writes an example that is valid, and overwrites nothing', async () => {
+    const file = join(folder, 'example.yaml');
+    expect((await cli(['example', '--output', file])).code).toBe(0);
+    expect(await cli(['validate', file])).toMatchObject({ code: 0 });
+    expect((await cli(['example', '--output', file])).code).not.toBe(0);
+    expect((await cli(['example'])).stdout).toBe(await readFile(file, 'utf8'));
+  });
+
+  it('ends with 2 on wrong usage and says how to find help', async () => {
+    expect(await cli(['strat'])).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/start[\s\S]*--help/),
+    });
+    expect((await cli(['start', '--port', 'eighty'])).code).toBe(2);
+    expect((await cli(['call', 'demo'])).code).toBe(2);
+  });
+
+  it('ends with 1 where no gateway answers and says how to start one', async () => {
+    const answer = await cli(['servers', '--port', '1']);
+    expect(answer).toMatchObject({ code: 1, stderr: expect.stringContaining('mcp-gateway start') });
+  });
+
+  it('refuses an address beyond loopback unless told that nobody checks who calls', async () => {
+    const file = join(folder, 'empty.yaml');
+    await writeFile(file, 'servers: {}\n');
+    const answer = await cli(['start', '--config', file, '--host', '0.0.0.0', '--port', '0']);
+    expect(answer).toMatchObject({ code: 2, stderr: expect.stringContaining('--allow-unauthenticated') });
+  });
+
+  it('doctor finds the engine, and names what is wrong', async () => {
+    const file = join(folder, 'doctor.yaml');
+    await writeFile(
+      file,
+      'gateway: { port: 18273 }\nservers: { a: { image: x, env: { K: "${MCP_TEST_UNSET}" } } }\n',
+    );
+    const { code, stdout } = await cli(['doctor', '--config', file]);
+    expect(stdout).toMatch(/engine +Docker/);
+    expect(stdout).toContain('MCP_TEST_UNSET');
+    expect(code).toBe(1);
+    const away = await cli(['doctor', '--config', file], {
+      env: { ...process.env, DOCKER_HOST: `unix://${folder}/none.sock`, MCP_TEST_UNSET: 'x' },
+    });
+    expect(away).toMatchObject({ code: 1, stdout: expect.stringContaining(`${folder}/none.sock`) });
+  });
+});

@@ -1,0 +1,45 @@
+import { rm } from 'node:fs/promises';
+import { createConnection, createServer, type Server, type Socket } from 'node:net';
+
+/** A socket in front of the engine's own, so that a test can take the engine away and give it back. */
+export class EngineProxy {
+  readonly path: string;
+  readonly #engine: string;
+  #server: Server | undefined;
+  readonly #sockets = new Set<Socket>();
+
+  constructor(path: string, engine = '/var/run/docker.sock') {
+    this.path = path;
+    this.#engine = engine;
+  }
+
+  get dockerHost(): string {
+    return `unix://${this.path}`;
+  }
+
+  async up(): Promise<void> {
+    await rm(this.path, { force: true });
+    this.#server = createServer((client) => {
+      const engine = createConnection(this.#engine);
+      for (const [from, to] of [
+        [client, engine],
+        [engine, client],
+      ] as const) {
+        this.#sockets.add(from);
+        from.pipe(to);
+        from.on('error', () => to.destroy());
+        from.on('close', () => {
+          this.#sockets.delete(from);
+          to.destroy();
+        });
+      }
+    });
+    await new Promise<void>((resolve) => this.#server!.listen(this.path, resolve));
+  }
+
+  /** Every connection breaks, as when the daemon is stopped. */
+  async down(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    await new Promise((resolve) => this.#server!.close(resolve));
+  }
+}

@@ -1,0 +1,130 @@
+import { readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { containersOf, engine, fixture } from './engine.ts';
+import { eventually, type GatewayProcess, startGateway } from './gateway-process.ts';
+import { connect, rejection } from './mcp-client.ts';
+
+describe('servers that fail', () => {
+  let gateway: GatewayProcess;
+  let client: Awaited<ReturnType<typeof connect>>;
+
+  beforeAll(async () => {
+    gateway = await startGateway({
+      config: `servers:
+${fixture('good', 'everything.mjs')}${fixture('silent', 'never-ready.mjs', { timeouts: { handshake: '2s' } })}\
+${fixture('flood', 'floods-stdout.mjs')}${fixture('endless', 'endless-line.mjs')}${fixture('exits', 'exits-at-once.mjs')}\
+${fixture('hungry', 'out-of-memory.mjs', { limits: { memory: '64m' } })}${fixture('crash', 'crash-on-call.mjs')}
+  absent: { image: "mcp-no-such-image", pull: never }
+  keyless: { image: mcp-fixtures, env: { KEY: "\${MCP_TEST_KEY_THAT_NOBODY_SETS}" } }
+`,
+      discovered: true,
+    });
+    client = await connect(gateway.url);
+  }, 300_000);
+  afterAll(async () => {
+    await client?.close();
+    await gateway?.[Symbol.asyncDispose]();
+  });
+
+  const residentBytes = async () => {
+    const status = await readFile(`/proc/${gateway.process.pid}/status`, 'utf8');
+    return Number(/VmRSS:\s+(\d+) kB/.exec(status)![1]) * 1024;
+  };
+
+  it('lists every tool of the servers that work', async () => {
+    const { tools } = await client.listTools();
+    const servers = new Set(tools.map(({ name }) => name.split('__')[0]));
+    expect([...servers].sort()).toEqual(['crash', 'endless', 'flood', 'good', 'hungry']);
+  });
+
+  it.each([
+    ['silent__anything', /silent.*initialize.*2 s/s],
+    ['exits__anything', /exits.*code 3/s],
+    ['absent__anything', /mcp-no-such-image/],
+    ['keyless__anything', /MCP_TEST_KEY_THAT_NOBODY_SETS.*servers\.yaml:\d+:\d+/s],
+  ])('answers %s with its cause', async (name, cause) => {
+    const error = await rejection(client.callTool({ name, arguments: {} }));
+    expect(error.message).toMatch(cause);
+    expect(error.data).toMatchObject({ server: name.split('__')[0], hint: expect.any(String) });
+  });
+
+  it('answers a call whose container was removed, within 100 ms of the end of its stream, and the next call works', async () => {
+    const id = await gateway.id();
+    const call = rejection(client.callTool({ name: 'good__sleep', arguments: { ms: 60_000 } }));
+    const [name] = await eventually(
+      () => containersOf(id, 'good'),
+      (names) => names.length === 1,
+    );
+    await delay(500);
+    // A second reader of the same stream sees its end when the gateway does.
+    const stream = await engine.getContainer(name!).attach({ stream: true, stdout: true });
+    const ended = new Promise<number>((resolve) =>
+      stream
+        .on('close', () => resolve(Date.now()))
+        .on('end', () => resolve(Date.now()))
+        .resume(),
+    );
+    await engine.getContainer(name!).remove({ force: true });
+    const error = await call;
+    const answeredAt = Date.now();
+    expect(error.message).toContain('good');
+    expect(answeredAt - (await ended)).toBeLessThan(250);
+    expect(await client.text('good__echo', { text: 'back' })).toBe('back');
+  });
+
+  it('names the exit code and the last lines of stderr of a crash', async () => {
+    const error = await rejection(client.callTool({ name: 'crash__crash', arguments: { code: 7 } }));
+    expect(error.message).toMatch(/crash.*7/s);
+    expect(await client.text('crash__ok')).toBeTruthy();
+  });
+
+  it('says so when a server ran out of memory', async () => {
+    const error = await rejection(client.callTool({ name: 'hungry__eat', arguments: {} }));
+    expect(error.message).toMatch(/hungry.*memory/s);
+    expect(error.data).toMatchObject({ code: 'out_of_memory', hint: expect.stringContaining('limits') });
+  });
+
+  it('bounds a flood and an endless line while others are served as before', async () => {
+    await client.text('good__echo', { text: 'warm' });
+    const before = await residentBytes();
+    const bad = Promise.all([
+      rejection(client.callTool({ name: 'flood__flood', arguments: {} })),
+      rejection(client.callTool({ name: 'endless__endless', arguments: {} })),
+    ]);
+    let settled = false;
+    void bad.finally(() => {
+      settled = true;
+    });
+    let served = 0;
+    let most = before;
+    while (!settled) {
+      expect(await client.text('good__echo', { text: 'x' })).toBe('x');
+      expect((await fetch(`${gateway.url}/health`)).status).toBe(200);
+      most = Math.max(most, await residentBytes());
+      served += 1;
+    }
+    const [flood, endless] = await bad;
+    expect(flood.message).toContain('flood');
+    expect(endless.message).toMatch(/endless.*64/s);
+    expect(served).toBeGreaterThan(20);
+    expect(most - before).toBeLessThan(400 * 1024 * 1024);
+  });
+
+  it('shows what fails and why in /servers and /health', async () => {
+    const { servers } = (await (await fetch(`${gateway.url}/servers`)).json()) as {
+      servers: { name: string; state: string; last_error?: { message: string } }[];
+    };
+    const byName = Object.fromEntries(servers.map((server) => [server.name, server]));
+    for (const name of ['silent', 'exits', 'absent', 'keyless']) {
+      expect(byName[name], name).toMatchObject({
+        state: 'failed',
+        last_error: { message: expect.any(String) },
+      });
+    }
+    const health = (await (await fetch(`${gateway.url}/health`)).json()) as {
+      servers: Record<string, number>;
+    };
+    expect(health.servers.failed).toBeGreaterThanOrEqual(4);
+  });
+});

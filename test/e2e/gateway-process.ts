@@ -1,0 +1,160 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const root = fileURLToPath(new URL('../..', import.meta.url));
+const main = join(root, 'src/main.ts');
+
+export interface GatewayProcess extends AsyncDisposable {
+  /** `http://127.0.0.1:<port>` */
+  url: string;
+  folder: string;
+  stateDir: string;
+  process: ChildProcess;
+  /** Everything that it printed so far. */
+  output(): string;
+  /** The id on its containers' labels. */
+  id(): Promise<string>;
+  /** Resolves when it has printed something that matches. */
+  printed(pattern: RegExp, limitMs?: number): Promise<void>;
+  /** Sends a signal and waits for the end; the exit code, or the signal's name. */
+  end(signal?: NodeJS.Signals): Promise<number | string>;
+}
+
+export interface GatewayProcessOptions {
+  /** The text of servers.yaml. */
+  config: string;
+  /** Kept by the caller across restarts; otherwise made, and removed at the end. */
+  folder?: string;
+  args?: string[];
+  env?: Record<string, string>;
+  /** What to run; this checkout unless given. */
+  program?: [command: string, ...args: string[]];
+  /** Wait for the banner, when every server has been discovered or has failed; else only for the bound port. */
+  discovered?: boolean;
+}
+
+/** Runs the real `mcp-gateway start` on a free port of loopback. */
+export async function startGateway(options: GatewayProcessOptions): Promise<GatewayProcess> {
+  const folder = options.folder ?? (await temporaryFolder());
+  await writeFile(join(folder, 'servers.yaml'), options.config);
+  const args = [
+    main,
+    'start',
+    '--config',
+    join(folder, 'servers.yaml'),
+    '--port',
+    '0',
+    ...(options.args ?? []),
+  ];
+  const child = spawn(process.execPath, args, {
+    cwd: folder,
+    env: { ...process.env, LOG_LEVEL: 'debug', ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let output = '';
+  const listeners = new Set<() => void>();
+  const collect = (chunk: Buffer) => {
+    output += chunk;
+    for (const listener of listeners) listener();
+  };
+  child.stdout.on('data', collect);
+  child.stderr.on('data', collect);
+  const ended = new Promise<number | string>((resolve) =>
+    child.once('close', (code, signal) => {
+      for (const listener of listeners) listener();
+      resolve(code ?? signal!);
+    }),
+  );
+
+  const printed = (pattern: RegExp, limitMs = 60_000) =>
+    new Promise<void>((resolve, reject) => {
+      const fail = (why: string) => finish(() => reject(new Error(`${why} before ${pattern}:\n${output}`)));
+      const timer = setTimeout(() => fail(`${limitMs} ms passed`), limitMs);
+      const finish = (settle: () => void) => {
+        clearTimeout(timer);
+        listeners.delete(check);
+        settle();
+      };
+      const check = () => {
+        if (pattern.test(output)) finish(resolve);
+        else if (child.exitCode !== null || child.signalCode !== null) fail('the gateway ended');
+      };
+      listeners.add(check);
+      check();
+    });
+
+  const gateway: GatewayProcess = {
+    url: '',
+    folder,
+    stateDir: join(folder, 'state'),
+    process: child,
+    output: () => output,
+    id: async () => (await readFile(join(folder, 'state', 'id'), 'utf8')).trim(),
+    printed,
+    end(signal = 'SIGTERM') {
+      child.kill(signal);
+      return ended;
+    },
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode === null && child.signalCode === null) await gateway.end();
+      if (!options.folder) await rm(folder, { recursive: true, force: true });
+    },
+  };
+  try {
+    await printed(/Listening on (\S+)/);
+    gateway.url = /Listening on (\S+)/.exec(output)![1]!;
+    if (options.discovered) await printed(/^Ready: /m, 300_000);
+    return gateway;
+  } catch (error) {
+    await gateway[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** A folder for one test's configuration and state. */
+export const temporaryFolder = () => mkdtemp(join(tmpdir(), 'mcp-gateway-test-'));
+
+/** Runs a program to its end. */
+export function run(
+  command: string,
+  args: string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv; input?: string; limitMs?: number } = {},
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: options.cwd,
+      env: options.env ?? process.env,
+      timeout: options.limitMs ?? 120_000,
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (chunk) => (stdout += chunk));
+    child.stderr.on('data', (chunk) => (stderr += chunk));
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, stdout, stderr }));
+    child.stdin.end(options.input ?? '');
+  });
+}
+
+/** Runs our own command line. */
+export const cli = (args: string[], options?: Parameters<typeof run>[2]) =>
+  run(process.execPath, [main, ...args], options);
+
+/** Asks again until the answer is wanted; fails with the last one. */
+export async function eventually<T>(
+  ask: () => Promise<T>,
+  wanted: (value: T) => boolean,
+  limitMs = 30_000,
+): Promise<T> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    const value = await ask();
+    if (wanted(value)) return value;
+    if (Date.now() > deadline) throw new Error(`still not after ${limitMs} ms: ${JSON.stringify(value)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
