@@ -13,8 +13,8 @@ packages:
 up: ## set everything up and run the gateway in the foreground
 	@exec scripts/up.sh $(ARGS)
 
-down: ## stop the gateway of this directory and remove its containers
-	@node scripts/down.mjs
+down: packages ## stop the gateway of this directory and remove its containers
+	@node scripts/down.ts
 
 status: packages ## the servers of the running gateway and their states
 	@node bin/mcp-gateway.js servers

@@ -49,14 +49,14 @@ else
   "$ROOT/scripts/install-packages.sh"
 fi
 
-# systemd reads % as a specifier everywhere, and in commands also $, quotes and backslashes.
+# systemd reads % as a specifier everywhere, in commands also quotes and backslashes, and in their arguments also $.
 plain() { printf %s "${1//%/%%}"; }
-argument() {
+program() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"}
-  text=${text//%/%%}
-  printf '"%s"' "${text//\$/\$\$}"
+  printf '"%s"' "${text//%/%%}"
 }
+argument() { program "${1//\$/\$\$}"; }
 fill() {
   local unit
   unit=$(cat "$ROOT/systemd/$UNIT")
@@ -64,7 +64,7 @@ fill() {
   unit=${unit//@USER@/"$(plain "$user")"}
   unit=${unit//@GROUPS@/"$groups"}
   unit=${unit//@DIRECTORY@/"$(plain "$ROOT")"}
-  unit=${unit//@NODE@/"$(argument "$ROOT/node_modules/node/bin/node")"}
+  unit=${unit//@NODE@/"$(program "$ROOT/node_modules/node/bin/node")"}
   unit=${unit//@GATEWAY@/"$(argument "$ROOT/bin/mcp-gateway.js")"}
   unit=${unit//@CONFIG@/"$(argument "$config")"}
   printf '%s\n' "$unit" | sed '/^# Template:/d'

@@ -136,6 +136,8 @@ export function run(
     child.stderr.on('data', (chunk) => (stderr += chunk));
     child.once('error', reject);
     child.once('close', (code) => resolve({ code, stdout, stderr }));
+    // A program may end before it has read its input.
+    child.stdin.on('error', () => {});
     child.stdin.end(options.input ?? '');
   });
 }
