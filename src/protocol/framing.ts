@@ -8,7 +8,7 @@ export interface LineFramerOptions {
    * Returning `false` suspends the push that delivered it.
    */
   onLine(line: Buffer): unknown;
-  /** A line over `maxBytes` has ended, or has gone far beyond it: its length so far, and its two ends for a diagnosis. */
+  /** A line over `maxBytes` has ended, or has gone far beyond it (`tail` is empty then): its length so far and its two ends. */
   onOversize(bytes: number, head: string, tail: string): void;
 }
 
@@ -70,7 +70,7 @@ export class LineFramer {
       oversize.tail = lastBytes(oversize.tail, part);
       if (!oversize.reported && this.#bytes > maxBytes * hopelessFactor) {
         oversize.reported = true;
-        onOversize(this.#bytes, oversize.head, lineEnd(oversize.tail));
+        onOversize(this.#bytes, oversize.head, '');
       }
       return;
     }

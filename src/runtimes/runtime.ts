@@ -1,5 +1,5 @@
 import type { ServerConfig } from '../config/schema.ts';
-import type { Message } from '../protocol/jsonrpc.ts';
+import type { Id, Message } from '../protocol/jsonrpc.ts';
 
 /** The port: what can start instances of a server. Domain words only, so that a cluster fits behind it too. */
 export interface Runtime {
@@ -62,6 +62,8 @@ export interface Noise {
   /** The line's beginning, at most 200 characters, control characters escaped. */
   text: string;
   bytes: number;
+  /** The request that a dropped line answers, where its beginning or its end shows that. */
+  id?: Id;
 }
 
 /** One running copy of a server: a duplex of JSON-RPC messages, and nothing that is one engine's own. */
