@@ -51,9 +51,11 @@ describe('MessageReader', () => {
     expect(new Set(noise.map((item) => item.kind))).toEqual(new Set(['garbage']));
   });
 
-  it('bounds what it says of a line of garbage', () => {
+  it('bounds what it says of a line of garbage', async () => {
     const { reader: it, noise } = reader();
     it.push(Buffer.from(`${'é\u0007'.repeat(50_000)}\n`));
+    it.end();
+    await it.ended;
     expect(noise).toHaveLength(1);
     expect(noise[0]!.text.length).toBeLessThanOrEqual(200);
     expect(noise[0]!.bytes).toBe(150_000);
@@ -70,11 +72,13 @@ describe('MessageReader', () => {
     ['{"jsonrpc":"2.0","result":{"text":"', '","id":7}}', undefined],
     ['{"jsonrpc":"2.0","result":{"text":"', ',\\"id\\":7}"}}', undefined],
     ['text ', '"id":7}', undefined],
-  ])('names the call that a dropped %s…%s answers', (start, end, id) => {
+  ])('names the call that a dropped %s…%s answers', async (start, end, id) => {
     const { reader: it, messages, noise } = reader(10_000);
     it.push(Buffer.from(start));
     for (let i = 0; i < 20; i += 1) it.push(Buffer.alloc(1000, 'x'));
     it.push(Buffer.from(`${end}\n${line(1)}`));
+    it.end();
+    await it.ended;
     expect(messages).toHaveLength(1);
     expect(noise).toEqual([
       {
