@@ -21,26 +21,50 @@ export function parseSizeBytes(value: string | number): number | undefined {
   return match ? Math.round(Number(match[1]) * sizeUnits[match[2]!.toLowerCase()]!) : undefined;
 }
 
-const quantity = (parse: (value: string | number) => number | undefined, expected: string) =>
-  z.union([z.number(), z.string()], { error: `expected ${expected}` }).transform((value, context) => {
-    const parsed = parse(value);
-    if (parsed !== undefined) return parsed;
-    context.addIssue({ code: 'custom', message: `expected ${expected}` });
-    return z.NEVER;
-  });
+const durationPattern = String.raw`^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$`;
+const sizePattern = String.raw`^\s*\d+(\.\d+)?\s*[bBkKmMgGtT]?([iI]?[bB])?\s*$`;
 
-const duration = () => quantity(parseDurationMs, 'a duration such as 300, 300s or 5m');
-const size = () => quantity(parseSizeBytes, 'a size such as 512m or 1g');
-const durationOrNever = () =>
+/** A number or a string with a unit. `pattern` tells editors what `parse` takes. */
+const quantity = (
+  kind: string,
+  parse: (value: string | number) => number | undefined,
+  expected: string,
+  pattern: string,
+) =>
+  z
+    .union([z.number(), z.string()], { error: `expected ${expected}` })
+    .transform((value, context) => {
+      const parsed = parse(value);
+      if (parsed !== undefined) return parsed;
+      context.addIssue({ code: 'custom', message: `expected ${expected}` });
+      return z.NEVER;
+    })
+    .meta({ kind, pattern });
+
+/** A duration, or a word that stands for one that never passes. */
+const durationOr = (word: string) =>
   quantity(
-    (value) => (value === 'never' ? Number.POSITIVE_INFINITY : parseDurationMs(value)),
-    'a duration such as 300, 300s or 5m, or never',
+    `duration or ${word}`,
+    (value) => (value === word ? Number.POSITIVE_INFINITY : parseDurationMs(value)),
+    `a duration such as 300, 300s or 5m, or ${word}`,
+    `${durationPattern}|^${word}$`,
   );
+
+const duration = () =>
+  quantity('duration', parseDurationMs, 'a duration such as 300, 300s or 5m', durationPattern);
+const size = () => quantity('size', parseSizeBytes, 'a size such as 512m or 1g', sizePattern);
+const text = () => z.string().min(1);
 const count = (min: number) => z.int().min(min);
 const command = () => z.array(z.string()).min(1);
 
-/** Values of `env` and `headers`: YAML scalars, which all become strings. */
-const scalars = () => z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String));
+/** Values of `env`, `headers` and `args`: YAML scalars, which all become strings. */
+const scalars = () =>
+  z.record(
+    z.string().regex(/^[^=\0]+$/, { error: 'expected a name without =' }),
+    z
+      .union([z.string(), z.number(), z.boolean()], { error: 'expected a string, a number or a boolean' })
+      .transform(String),
+  );
 
 /** A server's name, also its URL segment and container name. */
 export const serverNamePattern = /^[a-z0-9][a-z0-9-]*$/;
@@ -71,6 +95,11 @@ const toolsSchema = z
     Array.isArray(tools) ? { allow: tools, deny: [], rename: {}, describe: {} } : tools,
   );
 
+/** A pattern for a word in any case; JSON schema knows no flags. */
+const anyCase = (word: string) => word.replace(/[a-z]/g, (letter) => `[${letter}${letter.toUpperCase()}]`);
+
+const logLevels = ['error', 'warn', 'info', 'debug'] as const;
+
 const capabilities = ['sampling', 'elicitation', 'roots'] as const;
 
 const limitsSchema = z
@@ -81,15 +110,18 @@ const limitsSchema = z
   })
   .transform(({ memory, cpus, pids }) => ({ memoryBytes: memory, cpus, pids }));
 
-const poolSchema = z
-  .strictObject({
-    min: count(0).default(0).meta({ description: 'Instances kept running.' }),
-    max: count(1)
-      .default(1)
-      .meta({ description: 'Instances at most; above 1 declares that copies may run side by side.' }),
-    standby: count(0).default(0).meta({ description: 'Paused spares kept ready.' }),
-  })
-  .refine(({ min, max }) => min <= max, { path: ['min'], error: 'expected pool.min to be at most pool.max' });
+const poolKeys = z.strictObject({
+  min: count(0).default(0).meta({ description: 'Instances kept running.' }),
+  max: count(1)
+    .default(1)
+    .meta({ description: 'Instances at most; above 1 declares that copies may run side by side.' }),
+  standby: count(0).default(0).meta({ description: 'Paused spares kept ready.' }),
+});
+
+const poolSchema = poolKeys.refine(({ min, max }) => min <= max, {
+  path: ['min'],
+  error: 'expected at most pool.max',
+});
 
 const timeoutsSchema = z
   .strictObject({
@@ -121,14 +153,19 @@ const common = {
     .boolean()
     .default(true)
     .meta({ description: 'false: listed, never started, its variables not read.' }),
-  env: scalars().default({}).meta({ description: 'The server’s environment; it gets no other variables.' }),
-  idle_timeout: durationOrNever()
+  env: scalars()
+    .default({})
+    .meta({ description: 'The server’s environment, names and values; it gets no other variables.' }),
+  idle_timeout: durationOr('never')
     .optional()
     .meta({ description: 'Stop after this long without a call; gateway.default_idle_timeout unless set.' }),
-  pause_after: duration()
+  pause_after: durationOr('off')
     .optional()
-    .meta({ description: 'Freeze after this long without a call; off unless set.' }),
-  tools: toolsSchema.prefault({}),
+    .meta({ description: 'Freeze after this long without a call, before it is stopped; off unless set.' }),
+  tools: toolsSchema.prefault({}).meta({
+    description:
+      'Native names to expose (an allow-list), or `allow`, `deny`, `rename`, `describe`; all unless set.',
+  }),
   prefix: z
     .string()
     .regex(/^[A-Za-z0-9_.-]*$/, { error: 'expected letters, digits, _, - or . (or "" for bare names)' })
@@ -149,17 +186,23 @@ const common = {
     .array(z.enum(capabilities))
     .optional()
     .meta({ description: 'What the server is told that its client can do.' }),
-  pool: poolSchema.prefault({}),
+  pool: poolSchema.prefault({}).meta({ description: 'How many instances share the calls.' }),
   concurrency: count(1).default(8).meta({ description: 'Calls in flight on one instance.' }),
-  load_balancing: z.enum(['least_connections', 'round_robin', 'random']).default('least_connections'),
-  timeouts: timeoutsSchema.prefault({}),
+  load_balancing: z
+    .enum(['least_connections', 'round_robin', 'random'])
+    .default('least_connections')
+    .meta({ description: 'Which instance of its pool takes a call.' }),
+  timeouts: timeoutsSchema.prefault({}).meta({ description: 'How long each step may take.' }),
   health_check: z
     .strictObject({
-      interval: duration().prefault('30s'),
+      interval: duration()
+        .prefault('30s')
+        .meta({ description: 'Between two pings of an instance without calls.' }),
       path: z.string().optional().meta({ description: 'For http servers.' }),
     })
     .transform(({ interval, path }) => ({ intervalMs: interval, path }))
-    .prefault({}),
+    .prefault({})
+    .meta({ description: 'How instances are asked whether they are well.' }),
   retry: z.enum(['never', 'annotated']).default('never').meta({
     description: 'annotated: replay a tool that is read-only or idempotent when its instance dies.',
   }),
@@ -171,8 +214,8 @@ const container = {
     .array(z.string())
     .default([])
     .meta({ description: '`./folder:/path[:ro]` binds a folder that exists, `name:/path` a named volume.' }),
-  limits: limitsSchema.prefault({}),
-  network: z.string().default('mcp-network').meta({ description: '`none`, or an existing network by name.' }),
+  limits: limitsSchema.prefault({}).meta({ description: 'What one instance may use.' }),
+  network: text().default('mcp-network').meta({ description: '`none`, or an existing network by name.' }),
   user: z
     .union([z.string(), z.int()])
     .transform(String)
@@ -183,13 +226,16 @@ const container = {
     .literal('process')
     .optional()
     .meta({ description: 'Run as a plain process where `start --fallback` finds no engine.' }),
-  pull: z.enum(['missing', 'always', 'daily', 'never']).default('missing'),
+  pull: z
+    .enum(['missing', 'always', 'daily', 'never'])
+    .default('missing')
+    .meta({ description: 'When the image is pulled.' }),
   platform: z.string().optional().meta({ description: '`linux/amd64`, `linux/arm64`.' }),
   init: z.boolean().default(false).meta({ description: 'Run a tiny init as process 1.' }),
   tmpfs: z.array(z.string()).default([]).meta({ description: '`/path[:options]` beside /tmp.' }),
-  shm_size: size().optional(),
+  shm_size: size().optional().meta({ description: 'Size of /dev/shm; the engine’s default unless set.' }),
   extra_hosts: z.array(z.string()).default([]).meta({ description: '`name:address`.' }),
-  dns: z.array(z.string()).default([]),
+  dns: z.array(z.string()).default([]).meta({ description: 'Addresses of DNS servers.' }),
   cap_add: z
     .array(z.string())
     .default([])
@@ -201,11 +247,11 @@ const container = {
 
 const buildSchema = z
   .union([
-    z.string(),
+    text(),
     z.strictObject({
-      context: z.string(),
-      dockerfile: z.string().default('Dockerfile'),
-      args: scalars().default({}),
+      context: text().meta({ description: 'The folder; starts at the folder of servers.yaml.' }),
+      dockerfile: text().default('Dockerfile').meta({ description: 'Its Dockerfile, inside that folder.' }),
+      args: scalars().default({}).meta({ description: 'Values of the Dockerfile’s ARGs.' }),
     }),
   ])
   .transform((build) =>
@@ -216,55 +262,58 @@ const buildSchema = z
 
 /** An entry of type docker, as written. */
 export const dockerServerSchema = z.strictObject({
-  type: z.literal('docker').default('docker'),
-  image: z
-    .string()
-    .optional()
-    .meta({ description: 'The image to run; built from `build` when it is missing.' }),
+  type: z.literal('docker').default('docker').meta({ description: 'Implied by `image` or `build`.' }),
+  image: text().optional().meta({ description: 'The image to run; built from `build` when it is missing.' }),
   build: buildSchema.optional().meta({
     description: 'Folder with a Dockerfile; built when the image is missing or the sources changed.',
   }),
   command: command().optional().meta({ description: 'Arguments after the image’s ENTRYPOINT.' }),
-  working_dir: z.string().optional(),
+  working_dir: text().optional().meta({ description: 'Inside the container; the image’s own unless set.' }),
   ...common,
   ...container,
 });
 
 /** An entry of type process, as written. */
 export const processServerSchema = z.strictObject({
-  type: z.literal('process'),
-  command: command(),
-  working_dir: z.string().default('.').meta({ description: 'Starts at the folder of servers.yaml.' }),
+  type: z.literal('process').meta({ description: 'A plain process of this machine, without a sandbox.' }),
+  command: command().meta({ description: 'The program and its arguments.' }),
+  working_dir: text().default('.').meta({ description: 'Starts at the folder of servers.yaml.' }),
   ...common,
 });
 
 /** An entry of type template, as written. */
 export const templateServerSchema = z.strictObject({
-  type: z.literal('template'),
-  template: z.enum(['npm', 'pypi']),
-  config: z.strictObject({
-    package: z.string().meta({ description: 'The package’s name in its registry.' }),
-    version: z
-      .string()
-      .optional()
-      .meta({ description: 'Pinned; without it the newest, resolved once and kept in state_dir.' }),
-    bin: z
-      .string()
-      .optional()
-      .meta({ description: 'Which of the package’s commands, where it has several.' }),
-  }),
+  type: z
+    .literal('template')
+    .meta({ description: 'A package of a registry, installed into an image of its own.' }),
+  template: z.enum(['npm', 'pypi']).meta({ description: 'Which registry.' }),
+  config: z
+    .strictObject({
+      package: text().meta({ description: 'The package’s name in its registry.' }),
+      version: text()
+        .optional()
+        .meta({ description: 'Pinned; without it the newest, resolved once and kept in state_dir.' }),
+      bin: text().optional().meta({ description: 'Which of the package’s commands, where it has several.' }),
+    })
+    .meta({ description: 'What to install.' }),
   command: command().optional().meta({ description: 'Arguments for the package’s command.' }),
-  working_dir: z.string().optional(),
+  working_dir: text().optional().meta({ description: 'Inside the container.' }),
   ...common,
   ...container,
 });
 
 /** An entry of type http, as written. */
 export const httpServerSchema = z.strictObject({
-  type: z.literal('http'),
-  endpoints: z.array(z.url()).min(1),
-  headers: scalars().default({}),
-  proxy: z.strictObject({ paths: z.array(z.string()) }).optional(),
+  type: z.literal('http').meta({ description: 'A server that runs elsewhere.' }),
+  endpoints: z
+    .array(z.url({ protocol: /^https?$/ }))
+    .min(1)
+    .meta({ description: 'Its MCP URLs.' }),
+  headers: scalars().default({}).meta({ description: 'Sent with every request to it.' }),
+  proxy: z
+    .strictObject({ paths: z.array(z.string()).meta({ description: 'Paths to pass on.' }) })
+    .optional()
+    .meta({ description: 'Plain HTTP paths that are passed on to it.' }),
   ...common,
 });
 
@@ -275,23 +324,39 @@ export const serverSchemas = {
   http: httpServerSchema,
 } as const;
 
+/** The `defaults:` section, as written: what is merged into each server whose type knows the key. */
+export const defaultsSchema = z.strictObject({
+  ...common,
+  ...container,
+  // min and max may come from different places; their order is checked where they meet.
+  pool: poolKeys.prefault({}).meta({ description: 'How many instances share the calls.' }),
+});
+
 /** The `gateway:` section, as written. */
 export const gatewaySchema = z
   .strictObject({
-    host: z.string().default('127.0.0.1').meta({ description: 'Address to bind. GATEWAY_HOST.' }),
-    port: z.int().min(0).max(65535).default(8000).meta({ description: 'GATEWAY_PORT.' }),
+    host: text().default('127.0.0.1').meta({ description: 'Address to bind. Environment: GATEWAY_HOST.' }),
+    port: z
+      .int()
+      .min(0)
+      .max(65535)
+      .default(8000)
+      .meta({ description: 'Port to bind. Environment: GATEWAY_PORT.' }),
     log_level: z
       .string()
+      .meta({ kind: logLevels.join(', '), pattern: `^(?:${logLevels.map(anyCase).join('|')})$` })
       .transform((level) => level.toLowerCase())
-      .pipe(z.enum(['error', 'warn', 'info', 'debug']))
+      .pipe(z.enum(logLevels))
       .default('info')
-      .meta({ description: 'error, warn, info or debug, any case. LOG_LEVEL.' }),
-    default_idle_timeout: durationOrNever().prefault('300s').meta({ description: 'DEFAULT_IDLE_TIMEOUT.' }),
-    state_dir: z.string().default('./state').meta({
-      description:
-        'Gateway id and lock, catalog, sessions, keys, stderr of stopped instances. GATEWAY_STATE_DIR.',
+      .meta({ description: 'In any case. Environment: LOG_LEVEL.' }),
+    default_idle_timeout: durationOr('never').prefault('300s').meta({
+      description: 'Stop an instance after this long without a call. Environment: DEFAULT_IDLE_TIMEOUT.',
     }),
-    max_instances: count(1).default(50),
+    state_dir: text().default('./state').meta({
+      description:
+        'Gateway id and lock, catalog, sessions, keys, stderr of stopped instances. Environment: GATEWAY_STATE_DIR.',
+    }),
+    max_instances: count(1).default(50).meta({ description: 'Of all servers together.' }),
     max_memory: size().optional().meta({ description: 'Of all instances together; off unless set.' }),
     standby_memory: size().prefault('1g').meta({ description: 'Of all spares together.' }),
     reload: z.boolean().default(true).meta({ description: 'Take up changes of servers.yaml while running.' }),
@@ -299,12 +364,14 @@ export const gatewaySchema = z
     max_body: size().prefault('4m').meta({ description: 'Of a request.' }),
     max_message: size().prefault('64m').meta({ description: 'One line from a server.' }),
     max_queue: count(1).default(2000).meta({ description: 'Calls waiting, per server.' }),
-    max_sessions: count(1).default(10_000),
+    max_sessions: count(1).default(10_000).meta({ description: 'Client sessions at the same time.' }),
     session_timeout: duration()
       .prefault('30m')
       .meta({ description: 'After its last request, with no stream open.' }),
-    parallel_starts: count(1).default(4),
-    drain_timeout: duration().prefault('30s'),
+    parallel_starts: count(1).default(4).meta({ description: 'Instances that start at the same time.' }),
+    drain_timeout: duration()
+      .prefault('30s')
+      .meta({ description: 'For the calls in flight, when the gateway is told to end.' }),
     allowed_hosts: z
       .array(z.string())
       .default([])
@@ -317,9 +384,12 @@ export const gatewaySchema = z
       .boolean()
       .default(false)
       .meta({ description: 'Permit what is refused outright otherwise.' }),
-    discover_labels: z.boolean().default(false),
-    proxy: z.string().optional().meta({ description: 'HTTP proxy, given to every container.' }),
-    ca_certificates: z.string().optional().meta({ description: 'PEM file, given to every container.' }),
+    discover_labels: z
+      .boolean()
+      .default(false)
+      .meta({ description: 'Take up containers and images labelled mcp-gateway.enable=true.' }),
+    proxy: text().optional().meta({ description: 'HTTP proxy, given to every container.' }),
+    ca_certificates: text().optional().meta({ description: 'PEM file, given to every container.' }),
   })
   .transform((g) => ({
     host: g.host,
@@ -343,6 +413,40 @@ export const gatewaySchema = z
     proxy: g.proxy,
     caCertificates: g.ca_certificates,
   }));
+
+/** Names of top-level keys that are free: a place for anchors. */
+export const extensionPattern = /^x-/;
+
+/**
+ * Keys that are taken, because the file's format is settled, and not acted on yet; `unless` is the value that asks for
+ * nothing. Loading warns of them and the reference says so.
+ */
+export const withoutEffect: readonly { section: 'gateway' | 'servers'; key: string; unless?: unknown }[] = [
+  { section: 'gateway', key: 'max_memory' },
+  { section: 'gateway', key: 'standby_memory' },
+  { section: 'gateway', key: 'discover_labels', unless: false },
+  { section: 'gateway', key: 'reload', unless: false },
+  { section: 'servers', key: 'pool.standby', unless: 0 },
+  { section: 'servers', key: 'health_check' },
+  { section: 'servers', key: 'retry', unless: 'never' },
+  { section: 'servers', key: 'sandbox' },
+  { section: 'servers', key: 'proxy' },
+];
+
+/** The whole document, as written. Only for what is generated: loading checks section by section. */
+export const documentSchema = z.strictObject({
+  $schema: z.string().optional().meta({ description: 'Where editors find the schema of a JSON file.' }),
+  gateway: gatewaySchema.optional().meta({ description: 'The gateway itself.' }),
+  defaults: defaultsSchema.optional().meta({
+    description: 'Merged into each server whose type knows the key: maps deep, the server’s own wins.',
+  }),
+  servers: z
+    .record(
+      z.string().regex(serverNamePattern),
+      z.union([dockerServerSchema, templateServerSchema, processServerSchema, httpServerSchema]),
+    )
+    .meta({ description: 'The servers by name.' }),
+});
 
 export type GatewayConfig = z.output<typeof gatewaySchema>;
 export type ServerType = keyof typeof serverSchemas;

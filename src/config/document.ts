@@ -1,0 +1,423 @@
+import { isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, type YAMLError } from 'yaml';
+
+/** Where something was written. `line` 0: it has no line (a flag, an environment variable). */
+export interface Place {
+  file: string;
+  line: number;
+  column: number;
+}
+
+/** Something wrong with a configuration, for a person. Free of secrets. */
+export interface ConfigProblem extends Place {
+  message: string;
+  /** The next step. */
+  hint?: string;
+}
+
+export interface LocatedScalar {
+  kind: 'scalar';
+  place: Place;
+  value: string | number | boolean | null;
+  /** As written, where that differs from the value (`1.10`, `0x1F`). */
+  source: string;
+  /** Where each `${` of the value stands in the file; empty when that cannot be told. */
+  expressionPlaces: Place[];
+  /** The expressions that gave the value, as written. With any, the value is a secret and stays out of messages. */
+  variables: string[];
+  /** Text from outside the file, which may stand for a number or a boolean. */
+  isText: boolean;
+  /** Its variables have no values (yet): the value is still the text with `${…}`. */
+  unresolved: boolean;
+}
+
+export interface LocatedList {
+  kind: 'list';
+  place: Place;
+  items: Located[];
+}
+
+export interface LocatedMap {
+  kind: 'map';
+  place: Place;
+  entries: Map<string, Entry>;
+}
+
+export interface Entry {
+  keyPlace: Place;
+  value: Located;
+}
+
+/** A value that knows where it was written. Never changed once made, so aliases share theirs. */
+export type Located = LocatedScalar | LocatedList | LocatedMap;
+
+/** Keeps a document whose aliases multiply each other from filling the memory. */
+const maxValues = 100_000;
+const maxSyntaxProblems = 20;
+
+export interface ParsedDocument {
+  /** undefined: the document is empty, or not readable as YAML. */
+  root: Located | undefined;
+  problems: ConfigProblem[];
+  duplicates: Duplicate[];
+}
+
+/** A key that is there twice in one map, which starts at `map`. */
+export interface Duplicate {
+  name: string;
+  place: Place;
+  first: Place;
+  map: Place;
+}
+
+/** Reads YAML or JSON, with anchors, aliases and merge keys resolved. Never throws. `file` is the name in messages. */
+export function parseLocated(text: string, file: string): ParsedDocument {
+  const lines = new LineCounter();
+  const source = text.startsWith('\uFEFF') ? text.slice(1) : text;
+  const placeOf = (offset: number): Place => {
+    const { line, col } = lines.linePos(Math.min(Math.max(offset, 0), source.length));
+    return { file, line: Math.max(line, 1), column: Math.max(col, 1) };
+  };
+  let document: ReturnType<typeof parseDocument>;
+  try {
+    document = parseDocument(source, {
+      lineCounter: lines,
+      prettyErrors: false,
+      // Checked here, so that both places can be named.
+      uniqueKeys: false,
+      schema: 'core',
+      resolveKnownTags: false,
+    });
+  } catch (error) {
+    // Nesting beyond the stack, or a fault of the parser itself.
+    const message = error instanceof RangeError ? 'nested too deeply' : 'this cannot be read as YAML';
+    return unreadable([{ file, line: 1, column: 1, message }]);
+  }
+  const faults = [...document.errors, ...document.warnings];
+  if (faults.length > 0) return unreadable(syntaxProblems(faults, source, placeOf));
+  if (document.contents === null) return unreadable([]);
+  const converter = new Converter(source, placeOf);
+  const root = converter.convert(document.contents as Node);
+  const { problems, duplicates } = converter;
+  return { root: isNothing(root) ? undefined : root, problems, duplicates };
+}
+
+function unreadable(problems: ConfigProblem[]): ParsedDocument {
+  return { root: undefined, problems, duplicates: [] };
+}
+
+function isNothing(node: Located): boolean {
+  return node.kind === 'scalar' && node.value === null && node.source === '';
+}
+
+/** One problem a line: what follows the first one on its line is mostly its echo. */
+function syntaxProblems(
+  faults: YAMLError[],
+  source: string,
+  placeOf: (offset: number) => Place,
+): ConfigProblem[] {
+  const byLine = new Map<number, ConfigProblem>();
+  for (const fault of faults.sort((a, b) => a.pos[0] - b.pos[0])) {
+    const place = placeOf(fault.pos[0]);
+    if (byLine.has(place.line)) continue;
+    byLine.set(place.line, { ...place, ...syntaxMessage(fault, source) });
+    if (byLine.size === maxSyntaxProblems) break;
+  }
+  return [...byLine.values()];
+}
+
+function syntaxMessage(fault: YAMLError, source: string): { message: string; hint?: string } {
+  const [start] = fault.pos;
+  if (source[start] === '{' && source[start - 1] === '$') {
+    return {
+      message: 'a variable inside { } or [ ] needs quotes',
+      hint: 'write "${NAME}", with the quotes',
+    };
+  }
+  switch (fault.code) {
+    case 'TAB_AS_INDENT':
+      return { message: 'found a tab, expected spaces as indentation', hint: 'replace the tab with spaces' };
+    case 'MULTIPLE_DOCS':
+      return { message: 'found a second document, expected one', hint: 'remove the line with ---' };
+    case 'RESOURCE_EXHAUSTION':
+      return { message: 'nested too deeply' };
+    case 'TAG_RESOLVE_FAILED':
+      return {
+        message: 'found a tag (a word after !), expected a plain value',
+        hint: 'tags have no meaning here',
+      };
+    case 'BLOCK_AS_IMPLICIT_KEY':
+      return {
+        message: 'found a second "key: value" on one line',
+        hint: 'put it on a line of its own, or in quotes',
+      };
+    case 'BAD_DQ_ESCAPE':
+      return {
+        message: 'found an unknown escape after \\',
+        hint: 'write \\\\ for a backslash, or use single quotes',
+      };
+    case 'BAD_SCALAR_START':
+      return { message: lowerFirst(fault.message), hint: 'put the value in quotes' };
+    default:
+      // What the parser quotes after the colon is the user's own text, which may be a secret.
+      return { message: lowerFirst(fault.message.replace(/: .*$/s, '')) };
+  }
+}
+
+function lowerFirst(text: string): string {
+  return text.charAt(0).toLowerCase() + text.slice(1);
+}
+
+class Converter {
+  readonly problems: ConfigProblem[] = [];
+  readonly duplicates: Duplicate[] = [];
+  readonly #source: string;
+  readonly #placeOf: (offset: number) => Place;
+  /** By name; null while the anchored value itself is being read. */
+  readonly #anchors = new Map<string, Located | null>();
+  readonly #sizes = new WeakMap<Located, number>();
+
+  constructor(source: string, placeOf: (offset: number) => Place) {
+    this.#source = source;
+    this.#placeOf = placeOf;
+  }
+
+  convert(node: Node | null, fallbackPlace?: Place): Located {
+    const place = node?.range ? this.#placeOf(node.range[0]) : (fallbackPlace ?? this.#placeOf(0));
+    if (node === null) return nothing(place);
+    if (isAlias(node)) return this.#alias(node.source, place);
+    const anchor = 'anchor' in node ? node.anchor : undefined;
+    if (anchor) this.#anchors.set(anchor, null);
+    let located: Located;
+    if (isMap(node)) located = this.#map(node.items as { key: Node | null; value: Node | null }[], place);
+    else if (isSeq(node)) {
+      located = {
+        kind: 'list',
+        place,
+        items: node.items.map((item) => this.convert(item as Node | null, place)),
+      };
+    } else located = this.#scalar(node, place, fallbackPlace);
+    const measured = this.#measured(located);
+    if (anchor) this.#anchors.set(anchor, measured);
+    return measured;
+  }
+
+  #alias(name: string, place: Place): Located {
+    const target = this.#anchors.get(name);
+    if (target) return target;
+    this.#report(
+      place,
+      target === null ? `*${name} stands inside &${name} itself` : `there is no anchor &${name} above`,
+    );
+    return nothing(place);
+  }
+
+  #scalar(node: Node, place: Place, fallbackPlace: Place | undefined): Located {
+    if (!isScalar(node)) return nothing(place);
+    const { value } = node;
+    const source = node.source ?? '';
+    if (value === null && source === '') return nothing(fallbackPlace ?? place);
+    const plain =
+      typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' || value === null
+        ? value
+        : String(value);
+    return {
+      kind: 'scalar',
+      place,
+      value: plain,
+      source: typeof plain === 'string' ? plain : source,
+      expressionPlaces: typeof plain === 'string' ? this.#expressionPlaces(node, plain) : [],
+      variables: [],
+      isText: false,
+      unresolved: false,
+    };
+  }
+
+  /** Quoting and folding move text about, but an expression's opening survives both. */
+  #expressionPlaces(node: Node, value: string): Place[] {
+    if (!node.range || !value.includes('${')) return [];
+    const [start, end] = node.range;
+    const offsets = offsetsOf('${', this.#source.slice(start, end));
+    if (offsets.length !== offsetsOf('${', value).length) return [];
+    return offsets.map((offset) => this.#placeOf(start + offset));
+  }
+
+  #map(pairs: { key: Node | null; value: Node | null }[], place: Place): LocatedMap {
+    const entries = new Map<string, Entry>();
+    const merges: { place: Place; value: Located }[] = [];
+    for (const { key, value } of pairs) {
+      const keyPlace = key?.range ? this.#placeOf(key.range[0]) : place;
+      const name = isScalar(key)
+        ? typeof key.value === 'string'
+          ? key.value
+          : (key.source ?? '')
+        : undefined;
+      const located = this.convert(value, keyPlace);
+      if (name === undefined || name === '') {
+        this.#report(
+          keyPlace,
+          `found ${name === '' ? 'an empty key' : 'a key that is no plain word'}, expected a name`,
+        );
+      } else if (name === '<<') {
+        merges.push({ place: keyPlace, value: located });
+      } else {
+        const first = entries.get(name);
+        if (first) this.duplicates.push({ name, place: keyPlace, first: first.keyPlace, map: place });
+        else entries.set(name, { keyPlace, value: located });
+      }
+    }
+    for (const merge of merges) this.#merge(entries, merge);
+    return { kind: 'map', place, entries };
+  }
+
+  /** The map's own keys win, then the earlier of several merged maps (yaml.org/type/merge.html). */
+  #merge(entries: Map<string, Entry>, { place, value }: { place: Place; value: Located }): void {
+    const sources = value.kind === 'list' ? value.items : [value];
+    for (const source of sources) {
+      if (source.kind !== 'map') {
+        this.#report(
+          place,
+          '<< takes a map or a list of maps',
+          'write <<: *name, where &name marks a map above',
+        );
+        return;
+      }
+      for (const [name, entry] of source.entries) if (!entries.has(name)) entries.set(name, entry);
+    }
+  }
+
+  #measured(node: Located): Located {
+    const sizeOf = (child: Located) => this.#sizes.get(child) ?? 1;
+    let size = 1;
+    if (node.kind === 'list') for (const item of node.items) size += sizeOf(item);
+    if (node.kind === 'map') for (const { value } of node.entries.values()) size += sizeOf(value);
+    if (size > maxValues) {
+      this.#report(node.place, `found more than ${maxValues} values, aliases counted in full`);
+      return nothing(node.place);
+    }
+    this.#sizes.set(node, size);
+    return node;
+  }
+
+  #report(place: Place, message: string, hint?: string): void {
+    this.problems.push({ ...place, message, hint });
+  }
+}
+
+function nothing(place: Place): LocatedScalar {
+  return { ...textScalar('', place), value: null, isText: false };
+}
+
+/** A value from outside the file: a flag, an environment variable. */
+export function textScalar(text: string, place: Place): LocatedScalar {
+  return {
+    kind: 'scalar',
+    place,
+    value: text,
+    source: text,
+    expressionPlaces: [],
+    variables: [],
+    isText: true,
+    unresolved: false,
+  };
+}
+
+function offsetsOf(needle: string, text: string): number[] {
+  const offsets: number[] = [];
+  for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length))
+    offsets.push(at);
+  return offsets;
+}
+
+export function formatPlace({ file, line, column }: Place): string {
+  return line === 0 ? file : `${file}:${line}:${column}`;
+}
+
+export type Path = readonly PropertyKey[];
+
+/** What is at a path; undefined when nothing is. */
+export function at(node: Located, path: Path): Located | undefined {
+  let here: Located | undefined = node;
+  for (const key of path) {
+    if (here?.kind === 'map') here = here.entries.get(String(key))?.value;
+    else if (here?.kind === 'list') here = here.items[Number(key)];
+    else return undefined;
+  }
+  return here;
+}
+
+/** The place of a path's last key, else of the value, else of the nearest of its parents that is there. */
+export function placeAt(node: Located, path: Path, of: 'key' | 'value'): Place {
+  let place = node.place;
+  let here: Located = node;
+  for (const key of path) {
+    const entry: Entry | undefined = here.kind === 'map' ? here.entries.get(String(key)) : undefined;
+    const next: Located | undefined =
+      entry?.value ?? (here.kind === 'list' ? here.items[Number(key)] : undefined);
+    if (!next) return place;
+    place = of === 'key' && entry ? entry.keyPlace : next.place;
+    here = next;
+  }
+  return place;
+}
+
+/** A copy with the value at a path replaced, or removed when there is none. */
+export function withAt(node: Located, path: Path, value: Located | undefined): Located {
+  const [key, ...rest] = path;
+  if (key === undefined) return value ?? node;
+  if (node.kind === 'map') {
+    const entries = new Map(node.entries);
+    const entry = entries.get(String(key));
+    if (rest.length > 0) {
+      if (entry) entries.set(String(key), { ...entry, value: withAt(entry.value, rest, value) });
+    } else if (value) entries.set(String(key), { keyPlace: entry?.keyPlace ?? value.place, value });
+    else entries.delete(String(key));
+    return { ...node, entries };
+  }
+  if (node.kind === 'list') {
+    const items = [...node.items];
+    const index = Number(key);
+    const item = items[index];
+    if (!item) return node;
+    if (rest.length > 0) items[index] = withAt(item, rest, value);
+    else if (value) items[index] = value;
+    else items.splice(index, 1);
+    return { ...node, items };
+  }
+  return node;
+}
+
+/** A copy with every scalar passed through `change`. */
+export function mapScalars(node: Located, change: (scalar: LocatedScalar) => LocatedScalar): Located {
+  if (node.kind === 'scalar') return change(node);
+  if (node.kind === 'list') return { ...node, items: node.items.map((item) => mapScalars(item, change)) };
+  const entries = new Map<string, Entry>();
+  for (const [name, entry] of node.entries)
+    entries.set(name, { ...entry, value: mapScalars(entry.value, change) });
+  return { ...node, entries };
+}
+
+/** Maps merged deep, anything else replaced; what `own` says wins. */
+export function merged(base: Located | undefined, own: Located): Located {
+  if (base?.kind !== 'map' || own.kind !== 'map') return own;
+  const entries = new Map(base.entries);
+  for (const [name, entry] of own.entries) {
+    entries.set(name, { ...entry, value: merged(entries.get(name)?.value, entry.value) });
+  }
+  return { ...own, entries };
+}
+
+/** The bare value, as a schema takes it. */
+export function toPlain(node: Located): unknown {
+  if (node.kind === 'scalar') return node.value;
+  if (node.kind === 'list') return node.items.map(toPlain);
+  const plain: Record<string, unknown> = {};
+  for (const [name, { value }] of node.entries) {
+    Object.defineProperty(plain, name, {
+      value: toPlain(value),
+      enumerable: true,
+      writable: true,
+      configurable: true,
+    });
+  }
+  return plain;
+}
