@@ -166,8 +166,8 @@ const commands = {
   },
 
   async import(image, ...changes) {
-    const [repo, tag] = reference(image);
-    const query = new URLSearchParams({ fromSrc: '-', repo, tag });
+    // The tag belongs to the name: Podman overlooks a `tag` of its own.
+    const query = new URLSearchParams({ fromSrc: '-', repo: image });
     for (const change of changes) query.append('changes', change);
     const response = await call('POST', `/images/create?${query}`, {
       body: process.stdin,

@@ -167,7 +167,7 @@ launch() {
   if ! dockerd_pid >/dev/null; then rm -f /var/run/docker.pid; fi
   (
     ulimit -n 1048576 2>/dev/null || true
-    PATH="${shadow:+$shadow:}/usr/sbin:/sbin:$PATH" exec setsid nohup dockerd --host "unix://$ROOTFUL_SOCKET" "$@"
+    PATH="${shadow:+$shadow:}$PATH:/usr/sbin:/sbin" exec setsid nohup dockerd --host "unix://$ROOTFUL_SOCKET" "$@"
   ) </dev/null >>"$LOG_FILE" 2>&1 9>&- &
   pid=$!
   if wait_for_engine "$pid"; then return 0; fi
@@ -175,7 +175,7 @@ launch() {
     warn "dockerd (pid $pid) runs, but does not answer after $START_TIMEOUT_S s; its log: $LOG_FILE"
     exit 1
   fi
-  tail -c "+$((offset + 1))" "$LOG_FILE" >"$attempt_log"
+  tail -c "+$((offset + 1))" "$LOG_FILE" | tail -n 5 >"$attempt_log"
   return 1
 }
 
@@ -194,7 +194,7 @@ start_by_hand() {
   if [ "$mtu" -lt 1500 ]; then flags+=(--mtu "$mtu"); fi
   for try in 1 2 3; do
     if launch "$shadow" ${flags[@]+"${flags[@]}"}; then return 0; fi
-    if [ -z "$shadow" ] && grep -qi iptables "$attempt_log" && command -v iptables-legacy >/dev/null; then
+    if [ -z "$shadow" ] && tail -n 1 "$attempt_log" | grep -qi iptables && command -v iptables-legacy >/dev/null; then
       say "The kernel lacks nf_tables; dockerd gets iptables-legacy (attempt $try)."
       shadow=/run/mcp-gateway-iptables
       mkdir -p "$shadow"
@@ -202,7 +202,7 @@ start_by_hand() {
       for name in iptables ip6tables iptables-save iptables-restore ip6tables-save ip6tables-restore; do
         ln -sf "$(command -v "${name/tables/tables-legacy}")" "$shadow/$name"
       done
-    elif grep -qiE 'graphdriver|storage.driver|overlay' "$attempt_log" && [[ " ${flags[*]-} " != *" vfs "* ]]; then
+    elif tail -n 1 "$attempt_log" | grep -qiE 'graphdriver|storage.driver|overlay' && [[ " ${flags[*]-} " != *" vfs "* ]]; then
       say "No overlay file system here; dockerd gets the vfs storage driver (attempt $try)."
       flags+=(--storage-driver vfs)
     else
@@ -210,7 +210,7 @@ start_by_hand() {
     fi
   done
   warn "dockerd does not start. Its last words ($LOG_FILE):"
-  tail -n 5 "$attempt_log" >&2
+  cat "$attempt_log" >&2
   exit 1
 }
 
