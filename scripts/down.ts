@@ -1,5 +1,5 @@
 /** `make down`: ends the gateway that holds this directory's state, lets it drain, and removes what is left of its containers. */
-import { execFileSync } from 'node:child_process';
+import { type ExecFileSyncOptionsWithStringEncoding, execFileSync } from 'node:child_process';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { join, resolve } from 'node:path';
@@ -56,7 +56,10 @@ if (pid === undefined) {
 const id = (await readFile(join(stateDir, 'id'), 'utf8').catch(() => '')).trim();
 const engine = (() => {
   try {
-    const options = { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] } as const;
+    const options: ExecFileSyncOptionsWithStringEncoding = {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    };
     return execFileSync(join(root, 'scripts/ensure-docker.sh'), ['--find', '--print'], options).trim();
   } catch {
     return undefined;
