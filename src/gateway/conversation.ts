@@ -1,0 +1,181 @@
+import type { Session } from '../access/sessions.ts';
+import type { Clock } from '../base/async.ts';
+import type { Outcome } from '../lifecycle/lease.ts';
+import {
+  type Id,
+  idKey,
+  type Message,
+  type Notification,
+  type Request,
+  type Response,
+} from '../protocol/jsonrpc.ts';
+
+/** One way to the client: the stream of a POST, or the GET stream. */
+export interface Stream {
+  /** False when the client cannot be reached by it (any more); nothing was sent then. Never throws. */
+  send(message: Message): boolean;
+  /** Ends it from this side; doing it twice is done once. */
+  end(): void;
+}
+
+/** A question to the client that waits for its answer. */
+interface Question {
+  answer(outcome: Outcome): void;
+  /** What the client says about its progress, with the token that the server gave. */
+  onProgress: ((params: Record<string, unknown>) => void) | undefined;
+  progressToken: unknown;
+}
+
+/** A request of the client that is being worked on. */
+export interface InFlight {
+  readonly id: Id;
+  readonly abort: AbortController;
+}
+
+/** Questions that may wait for one client at a time; one more is declined. */
+const maxQuestions = 100;
+/** Resources whose updates are kept for a client without a GET stream. */
+const maxKeptUpdates = 100;
+
+/**
+ * What a session holds while the gateway runs: its streams, the calls in flight, the questions that its client has yet to
+ * answer. Nothing in here is shared with another session.
+ */
+export class Conversation {
+  readonly session: Session;
+  readonly #clock: Clock;
+  readonly #inFlight = new Map<string, InFlight>();
+  readonly #questions = new Map<string, Question>();
+  readonly #questionPrefix: string;
+  #nextQuestion = 1;
+  #listening: Stream | undefined;
+  /**
+   * What came while no GET stream was open, by what it says, so that a repetition takes no room. Only what tells the client
+   * to look again is kept (list_changed, resource updates); log lines are not, they were for the moment.
+   */
+  readonly #kept = new Map<string, Notification>();
+
+  constructor(session: Session, clock: Clock, randomPrefix: string) {
+    this.session = session;
+    this.#clock = clock;
+    // Random, so that an answer to a question from before a restart cannot match another one.
+    this.#questionPrefix = `gw-${randomPrefix}-`;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight.size;
+  }
+
+  begin(id: Id): InFlight {
+    const call: InFlight = { id, abort: new AbortController() };
+    this.#inFlight.set(idKey(id), call);
+    return call;
+  }
+
+  finish(call: InFlight): void {
+    const key = idKey(call.id);
+    // A client that used an id twice has the later call under it.
+    if (this.#inFlight.get(key) === call) this.#inFlight.delete(key);
+  }
+
+  /** The client's `notifications/cancelled`. An id that is not in flight is ignored: the answer may be on its way. */
+  cancel(id: Id, reason: unknown): void {
+    this.#inFlight.get(idKey(id))?.abort.abort(reason);
+  }
+
+  /** Makes `stream` the GET stream in place of an earlier one, and delivers what was kept. */
+  listen(stream: Stream): void {
+    const previous = this.#listening;
+    this.#listening = stream;
+    previous?.end();
+    for (const [key, notification] of this.#kept) {
+      if (!stream.send(notification)) return;
+      this.#kept.delete(key);
+    }
+  }
+
+  /** The GET stream was closed. */
+  unlisten(stream: Stream): void {
+    if (this.#listening === stream) this.#listening = undefined;
+  }
+
+  /** Sends on the GET stream. Without one, `keepAs` is the name under which the notification waits, undefined drops it. */
+  notify(notification: Notification, keepAs?: string): void {
+    if (this.#listening?.send(notification) || keepAs === undefined) return;
+    if (this.#kept.size >= maxKeptUpdates) this.#kept.delete(this.#kept.keys().next().value!);
+    this.#kept.delete(keepAs);
+    this.#kept.set(keepAs, notification);
+  }
+
+  /**
+   * Asks the client, on `stream` while that is open, else on the GET stream. Resolves with undefined when the client cannot
+   * be reached, does not answer within `limitMs`, or the signal aborts; the client is told that the question is void then.
+   */
+  ask(
+    request: Request,
+    options: {
+      stream: Stream;
+      signal: AbortSignal;
+      limitMs: number;
+      onProgress?: (params: Record<string, unknown>) => void;
+    },
+  ): Promise<Outcome | undefined> {
+    const { stream, signal, limitMs } = options;
+    if (signal.aborted || this.#questions.size >= maxQuestions) return Promise.resolve(undefined);
+    const id = `${this.#questionPrefix}${this.#nextQuestion++}`;
+    const message: Request = { ...request, id };
+    const sent = stream.send(message) ? stream : this.#listening?.send(message) ? this.#listening : undefined;
+    if (!sent) return Promise.resolve(undefined);
+    return new Promise((resolve) => {
+      const done = (outcome: Outcome | undefined) => {
+        cancelTimer();
+        signal.removeEventListener('abort', onAbort);
+        this.#questions.delete(id);
+        resolve(outcome);
+      };
+      const giveUp = (reason: string) => {
+        sent.send({
+          jsonrpc: '2.0',
+          method: 'notifications/cancelled',
+          params: { requestId: id, reason },
+        });
+        done(undefined);
+      };
+      const onAbort = () => giveUp('The call that asked is over');
+      const cancelTimer = this.#clock.schedule(() => giveUp('No answer in time'), limitMs);
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#questions.set(id, {
+        answer: done,
+        onProgress: options.onProgress,
+        progressToken: (request.params?._meta as Record<string, unknown> | undefined)?.progressToken,
+      });
+    });
+  }
+
+  /** The client's answer to one of our questions; one that nobody waits for is ignored. */
+  answer(response: Response): void {
+    if (typeof response.id !== 'string') return;
+    this.#questions
+      .get(response.id)
+      ?.answer('error' in response ? { error: response.error } : { result: response.result });
+  }
+
+  /** Progress that the client makes on a question. */
+  progress(params: Record<string, unknown>): void {
+    for (const question of this.#questions.values()) {
+      if (question.progressToken === undefined || question.progressToken !== params.progressToken) continue;
+      question.onProgress?.(params);
+      return;
+    }
+  }
+
+  /** The session is over: its calls are cancelled, its questions void, its GET stream ended. */
+  end(): void {
+    for (const { abort } of this.#inFlight.values()) abort.abort('The session has ended');
+    for (const question of [...this.#questions.values()])
+      question.answer({ error: { code: -32000, message: 'The session has ended' } });
+    this.#listening?.end();
+    this.#listening = undefined;
+    this.#kept.clear();
+  }
+}

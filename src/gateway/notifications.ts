@@ -1,0 +1,152 @@
+import type { Subscription } from '../access/sessions.ts';
+import type { Clock } from '../base/async.ts';
+import type { Notification } from '../protocol/jsonrpc.ts';
+import type { Conversation } from './conversation.ts';
+import { isLogged } from './log-levels.ts';
+
+export type ChangedList = 'tools' | 'resources' | 'prompts';
+
+/** Changes that come within this time become one notification. */
+const mergeDelayMs = 100;
+/** URL elicitations whose completion may still be announced; the oldest is forgotten first. */
+const maxElicitations = 10_000;
+
+/** Carries what servers say outside of calls to the conversations it belongs to, and to no other. */
+export class Notifications {
+  readonly #conversations: ReadonlyMap<string, Conversation>;
+  readonly #clock: Clock;
+  /** By server, whatever of its lists has changed since the last round. */
+  readonly #changed = new Map<string, Set<ChangedList>>();
+  #cancelRound: (() => void) | undefined;
+  /** By feed (a shared server, or one session's instance), then by the server's own URI. */
+  readonly #subscribers = new Map<string, Map<string, Map<Conversation, string>>>();
+  /** By server and elicitation id, who was asked to open a page. */
+  readonly #elicitations = new Map<string, Conversation>();
+
+  /** `conversations` is read at each round: by session id, all that are alive. */
+  constructor(conversations: ReadonlyMap<string, Conversation>, clock: Clock) {
+    this.#conversations = conversations;
+    this.#clock = clock;
+  }
+
+  /** Lists of a server have changed; every session that sees it is told, once for all changes of the moment. */
+  listsChanged(server: string, lists: Iterable<ChangedList>): void {
+    let changed = this.#changed.get(server);
+    if (!changed) {
+      changed = new Set();
+      this.#changed.set(server, changed);
+    }
+    for (const list of lists) changed.add(list);
+    this.#cancelRound ??= this.#clock.schedule(() => this.#announce(), mergeDelayMs);
+  }
+
+  /** A list has changed for one session alone. */
+  listChangedFor(conversation: Conversation, list: ChangedList): void {
+    const notification = listChanged(list);
+    conversation.notify(notification, notification.method);
+  }
+
+  /** A log line of a session's own instance. One of a shared instance belongs to a call, or to nobody. */
+  log(conversation: Conversation, notification: Notification): void {
+    if (isLogged(notification.params?.level, conversation.session.logLevel))
+      conversation.notify(notification);
+  }
+
+  /** Whether nobody else gets this resource's updates yet, so that the server must be asked for them. */
+  isFirst(feed: string, uri: string): boolean {
+    return !this.#subscribers.get(feed)?.has(uri);
+  }
+
+  subscribe(feed: string, conversation: Conversation, { uri, exposed }: Subscription): void {
+    let byUri = this.#subscribers.get(feed);
+    if (!byUri) {
+      byUri = new Map();
+      this.#subscribers.set(feed, byUri);
+    }
+    let conversations = byUri.get(uri);
+    if (!conversations) {
+      conversations = new Map();
+      byUri.set(uri, conversations);
+    }
+    conversations.set(conversation, exposed);
+  }
+
+  /** True when that was the last one, so that the server need no longer watch. */
+  unsubscribe(feed: string, conversation: Conversation, uri: string): boolean {
+    const byUri = this.#subscribers.get(feed);
+    const conversations = byUri?.get(uri);
+    if (!byUri || !conversations?.delete(conversation) || conversations.size > 0) return false;
+    byUri.delete(uri);
+    if (byUri.size === 0) this.#subscribers.delete(feed);
+    return true;
+  }
+
+  /** The URIs that a new instance must be asked to watch. */
+  watched(feed: string): string[] {
+    return [...(this.#subscribers.get(feed)?.keys() ?? [])];
+  }
+
+  /** A resource was updated, perhaps one below a subscribed one (specification, "resources/updated"). */
+  resourceUpdated(feed: string, notification: Notification): void {
+    const updated = notification.params?.uri;
+    const byUri = this.#subscribers.get(feed);
+    if (typeof updated !== 'string' || !byUri) return;
+    for (const [uri, conversations] of byUri) {
+      if (!isSameOrBelow(updated, uri)) continue;
+      for (const [conversation, exposed] of conversations) {
+        const told = exposed + updated.slice(uri.length);
+        const params = told === updated ? notification.params : { ...notification.params, uri: told };
+        conversation.notify({ ...notification, params }, `${notification.method} ${told}`);
+      }
+    }
+  }
+
+  /** Remembers whom a server sent to a page, as its completion does not say. */
+  rememberElicitation(server: string, elicitationId: unknown, conversation: Conversation): void {
+    if (typeof elicitationId !== 'string') return;
+    if (this.#elicitations.size >= maxElicitations) {
+      this.#elicitations.delete(this.#elicitations.keys().next().value!);
+    }
+    this.#elicitations.set(`${server} ${elicitationId}`, conversation);
+  }
+
+  /** The page was dealt with; its client may try again. */
+  elicitationCompleted(server: string, notification: Notification): void {
+    const key = `${server} ${notification.params?.elicitationId}`;
+    const conversation = this.#elicitations.get(key);
+    this.#elicitations.delete(key);
+    conversation?.notify(notification, key);
+  }
+
+  /** Forgets a conversation that is over. Its subscriptions are ended by `unsubscribe`. */
+  forget(conversation: Conversation): void {
+    for (const [key, owner] of this.#elicitations) if (owner === conversation) this.#elicitations.delete(key);
+  }
+
+  close(): void {
+    this.#cancelRound?.();
+  }
+
+  #announce(): void {
+    this.#cancelRound = undefined;
+    const changed = new Map(this.#changed);
+    this.#changed.clear();
+    const all = new Set([...changed.values()].flatMap((lists) => [...lists]));
+    for (const conversation of this.#conversations.values()) {
+      const { scope } = conversation.session;
+      for (const list of (scope === undefined ? all : changed.get(scope)) ?? []) {
+        this.listChangedFor(conversation, list);
+      }
+    }
+  }
+}
+
+const listChanged = (list: ChangedList): Notification => ({
+  jsonrpc: '2.0',
+  method: `notifications/${list}/list_changed`,
+});
+
+function isSameOrBelow(uri: string, parent: string): boolean {
+  if (!uri.startsWith(parent)) return false;
+  return uri.length === parent.length || parent.endsWith('/') || '/?#'.includes(uri[parent.length]!);
+}
