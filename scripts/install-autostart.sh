@@ -64,6 +64,7 @@ fill() {
   unit=${unit//@USER@/"$(plain "$user")"}
   unit=${unit//@GROUPS@/"$groups"}
   unit=${unit//@DIRECTORY@/"$(plain "$ROOT")"}
+  unit=${unit//@PATH@/"$(program "PATH=$path")"}
   unit=${unit//@NODE@/"$(program "$ROOT/node_modules/node/bin/node")"}
   unit=${unit//@GATEWAY@/"$(argument "$ROOT/bin/mcp-gateway.js")"}
   unit=${unit//@CONFIG@/"$(argument "$config")"}
@@ -73,6 +74,11 @@ fill() {
 # The group that may use the engine's socket, where there is one beside root.
 groups=''
 if getent group docker >/dev/null; then groups=docker; fi
+
+# For servers of type `process`: the pinned Node first, and this shell's npm and npx, wherever they are.
+path=$ROOT/node_modules/.bin
+if npm=$(command -v npm); then path=$path:$(dirname "$npm"); fi
+path=$path:/usr/local/bin:/usr/bin:/bin
 
 folder=$destdir/etc/systemd/system
 mkdir -p "$folder/multi-user.target.wants"

@@ -5,10 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { echo "packages: $*" >&2; }
 
-if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-  say "Node 20 or later and npm are needed: https://nodejs.org/en/download"
-  exit 1
-fi
+# The pinned Node is as good as any, where a shell (that of sudo, for one) knows no other.
+PATH="$PWD/node_modules/.bin:$PATH"
 
 # True when what is installed is what the lock file names, whoever installed it.
 current() {
@@ -29,6 +27,10 @@ JS
 }
 
 if current; then exit 0; fi
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+  say "Node 20 or later and npm are needed: https://nodejs.org/en/download"
+  exit 1
+fi
 started=$SECONDS
 say "npm ci …"
 npm ci --no-audit --no-fund --loglevel=error >&2
