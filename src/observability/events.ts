@@ -24,7 +24,8 @@ export interface GatewayEvents {
   'prepare.progress': { server: string; step: string; text: string; fraction?: number };
   'discovery.started': { server: string };
   'discovery.finished': { server: string; tools: number; durationMs: number };
-  'discovery.failed': { server: string; reason: string; hint?: string; retryInMs: number };
+  /** Without `retryInMs` it is not tried again until the configuration changes. */
+  'discovery.failed': { server: string; reason: string; hint?: string; retryInMs?: number };
   'catalog.changed': { server: string; lists: ('tools' | 'resources' | 'prompts')[] };
   'call.finished': {
     server: string;

@@ -1,0 +1,158 @@
+import type { Store } from '../../src/base/store.ts';
+import { Catalog, type CatalogOptions } from '../../src/catalog/catalog.ts';
+import type { Entry, Snapshot, SnapshotSource } from '../../src/catalog/snapshot.ts';
+import { type Config, gatewaySchema, type ProcessServer } from '../../src/config/schema.ts';
+import { Events, type GatewayEvents } from '../../src/observability/events.ts';
+
+/** A server of the configuration; what is not given is as it would be by default. */
+export function serverNamed(name: string, settings: Partial<ProcessServer> = {}): ProcessServer {
+  return {
+    type: 'process',
+    name,
+    command: ['node', `${name}.mjs`],
+    workingDir: '/srv',
+    description: undefined,
+    enabled: true,
+    problem: undefined,
+    env: {},
+    idleTimeoutMs: 300_000,
+    pauseAfterMs: Number.POSITIVE_INFINITY,
+    prefix: undefined,
+    isolation: 'shared',
+    stateful: false,
+    interactive: undefined,
+    clientCapabilities: [],
+    pool: { min: 0, max: 1, standby: 0 },
+    concurrency: 8,
+    loadBalancing: 'least_connections',
+    timeouts: {
+      startMs: 1000,
+      buildMs: 1000,
+      handshakeMs: 1000,
+      callMs: 1000,
+      clientMs: 1000,
+      queueMs: 1000,
+      stopMs: 1000,
+    },
+    healthCheck: { intervalMs: 30_000, path: undefined },
+    retry: 'never',
+    ...settings,
+    tools: { allow: undefined, deny: [], rename: {}, describe: {}, ...settings.tools },
+  };
+}
+
+export function configOf(servers: ProcessServer[], gateway: Record<string, unknown> = {}): Config {
+  return {
+    file: '/srv/servers.yaml',
+    gateway: gatewaySchema.parse(gateway),
+    servers: new Map(servers.map((server) => [server.name, server])),
+    warnings: [],
+  };
+}
+
+export const tool = (name: string, more: Entry = {}): Entry => ({
+  name,
+  description: `Does ${name}`,
+  inputSchema: { type: 'object', properties: {} },
+  ...more,
+});
+
+export function snapshotOf(parts: Partial<Snapshot> & { toolNames?: string[] } = {}): Snapshot {
+  const { toolNames = [], ...rest } = parts;
+  return {
+    protocolVersion: '2025-11-25',
+    capabilities: {},
+    serverInfo: { name: 'scripted', version: '1.0.0' },
+    tools: toolNames.map((name) => tool(name)),
+    resources: [],
+    resourceTemplates: [],
+    prompts: [],
+    ...rest,
+  };
+}
+
+/** Stands in for the fleet where the test must decide when, and how, each read ends. */
+export class ScriptedSource implements SnapshotSource {
+  /** What each server answers now: a snapshot, an error, or a promise of one. */
+  readonly answers = new Map<string, Snapshot | Error | Promise<Snapshot>>();
+  readonly digests = new Map<string, string | Error>();
+  readonly reads: string[] = [];
+  readonly digestsAsked: string[] = [];
+  reading = 0;
+  mostReading = 0;
+
+  async digest(server: string): Promise<string> {
+    this.digestsAsked.push(server);
+    const digest = this.digests.get(server) ?? 'sha256:one';
+    if (digest instanceof Error) throw digest;
+    return digest;
+  }
+
+  async read(server: string, signal: AbortSignal): Promise<Snapshot> {
+    this.reads.push(server);
+    this.reading += 1;
+    this.mostReading = Math.max(this.mostReading, this.reading);
+    try {
+      const answer = await this.answers.get(server);
+      signal.throwIfAborted();
+      if (answer instanceof Error) throw answer;
+      return answer ?? snapshotOf();
+    } finally {
+      this.reading -= 1;
+    }
+  }
+}
+
+/** A store whose contents outlive a catalog, as a restart has it; values are kept as JSON. */
+export class TestStore implements Store {
+  readonly json = new Map<string, string>();
+  writes = 0;
+
+  async get<T>(key: string): Promise<T | undefined> {
+    const text = this.json.get(key);
+    return text === undefined ? undefined : (JSON.parse(text) as T);
+  }
+
+  async set<T>(key: string, value: T): Promise<void> {
+    this.writes += 1;
+    this.json.set(key, JSON.stringify(value));
+  }
+
+  async delete(key: string): Promise<void> {
+    this.json.delete(key);
+  }
+
+  async *entries<T>(kind: string): AsyncIterable<[string, T]> {
+    for (const [key, text] of [...this.json]) {
+      if (key.startsWith(`${kind}/`)) yield [key.slice(kind.length + 1), JSON.parse(text) as T];
+    }
+  }
+}
+
+export interface Bench {
+  catalog: Catalog;
+  source: ScriptedSource;
+  store: TestStore;
+  events: Events;
+  changes: GatewayEvents['catalog.changed'][];
+  failures: GatewayEvents['discovery.failed'][];
+}
+
+/** A catalog over a scripted source; started by the test. */
+export function catalogOf(
+  servers: ProcessServer[],
+  options: Partial<CatalogOptions> & { source?: ScriptedSource; store?: TestStore } = {},
+  gateway: Record<string, unknown> = {},
+): Bench {
+  const source = options.source ?? new ScriptedSource();
+  const store = options.store ?? new TestStore();
+  const events = new Events();
+  const changes: Bench['changes'] = [];
+  const failures: Bench['failures'] = [];
+  events.on('catalog.changed', (change) => changes.push(change));
+  events.on('discovery.failed', (failure) => failures.push(failure));
+  const catalog = new Catalog({ config: configOf(servers, gateway), events, ...options, source, store });
+  return { catalog, source, store, events, changes, failures };
+}
+
+export const namesOf = (entries: readonly Entry[]) => entries.map(({ name }) => name as string);
