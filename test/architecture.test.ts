@@ -66,7 +66,8 @@ describe('architecture', () => {
     const violations = local.filter((entry) => {
       const from = layerOf(entry.from);
       const to = layerOf(target(entry));
-      if (from === to || to === 'base' || to === 'observability') return from === 'base' && to === 'observability';
+      if (from === to || to === 'base' || to === 'observability')
+        return from === 'base' && to === 'observability';
       if (to === 'config' && entry.typeOnly) return false;
       return !allowed[from]?.includes(to);
     });
@@ -115,15 +116,17 @@ describe('architecture', () => {
 
   it('names only paths that exist in AGENTS.md', () => {
     const text = readFileSync(join(root, 'AGENTS.md'), 'utf8');
-    const paths = [...text.matchAll(/`((?:src|test|docs|scripts|servers|bench|systemd|bin)\/[\w./-]*)`/g)].map(
-      ([, path]) => path!,
-    );
+    const paths = [
+      ...text.matchAll(/`((?:src|test|docs|scripts|servers|bench|systemd|bin)\/[\w./-]*)`/g),
+    ].map(([, path]) => path!);
     expect(paths.length).toBeGreaterThan(10);
     expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([]);
   });
 
   it('names no file utils, helpers or manager', () => {
-    const vague = files.map((file) => relative('.', file)).filter((f) => /(^|\/)(utils?|helpers?|manager)\b/.test(f));
+    const vague = files
+      .map((file) => relative('.', file))
+      .filter((f) => /(^|\/)(utils?|helpers?|manager)\b/.test(f));
     expect(vague).toEqual([]);
   });
 });

@@ -1,20 +1,21 @@
+import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { deferred } from '../../src/base/async.ts';
 import { GatewayError } from '../../src/base/errors.ts';
 import type { Snapshot } from '../../src/catalog/snapshot.ts';
 import {
   type Bench,
+  CountingStore,
   catalogOf,
   namesOf,
   ScriptedSource,
   serverNamed,
   snapshotOf,
-  TestStore,
   tool,
 } from './harness.ts';
 
 let open: Bench[] = [];
-const bench = (...args: Parameters<typeof catalogOf>): Bench => {
+const bench = (...args: Parameters<typeof catalogOf<CountingStore>>): Bench => {
   const made = catalogOf(...args);
   open.push(made);
   return made;
@@ -195,7 +196,7 @@ describe('a restart with a kept catalog', () => {
     after: Parameters<typeof serverNamed>[1],
     script?: (source: ScriptedSource) => void,
   ) => {
-    const store = new TestStore();
+    const store = new CountingStore();
     const first = bench([serverNamed('a', before)], { store });
     first.source.answers.set('a', snapshotOf({ toolNames: ['one'], instructions: 'Be kind.' }));
     await first.catalog.start();
@@ -266,13 +267,14 @@ describe('a restart with a kept catalog', () => {
   });
 
   it('keeps no secret', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     const { catalog } = bench([serverNamed('a', { env: { TOKEN: 'hunter2hunter2' } })], { store });
     await catalog.start();
     await catalog.list('tools', undefined);
     await catalog.close();
-    expect([...store.json.values()].join()).toContain('scripted');
-    expect([...store.json.values()].join()).not.toContain('hunter2');
+    const kept = JSON.stringify(await store.get('catalog/a'));
+    expect(kept).toContain('scripted');
+    expect(kept).not.toContain('hunter2');
   });
 
   it('answers while the engine is away, and finds out what has changed when it is back', async () => {
@@ -307,7 +309,7 @@ describe('a restart with a kept catalog', () => {
   });
 
   it('works without a store that can be written, and says so', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     store.set = async () => {
       throw new Error('ENOSPC: no space left on device');
     };
@@ -322,7 +324,7 @@ describe('a restart with a kept catalog', () => {
   });
 
   it('forgets what an older format kept', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     await store.set('catalog/a', { format: 0, nonsense: true });
     await store.set('catalog/b', null);
     const { catalog, source } = bench([serverNamed('a'), serverNamed('b')], { store });
@@ -628,7 +630,7 @@ describe('names that two servers want', () => {
   });
 
   it('stay with the one that clients have seen, over restarts and whoever comes and goes', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     const run = async (present: string[]) => {
       const { catalog, source } = bench(
         servers().filter(({ name }) => present.includes(name)),
@@ -663,8 +665,50 @@ describe('names that two servers want', () => {
     expect(namesOf(await catalog.list('tools', undefined))).toEqual(['a__echo', 'echo']);
   });
 
+  it('differ, are valid, and never change for the same thing, whoever comes when', async () => {
+    const natives = ['echo', 'b__echo', 'c.d', 'c_d', 'a__b__echo', '名', 'long'.repeat(20)];
+    const some = fc.uniqueArray(fc.constantFrom(...natives), { maxLength: 5 });
+    const offers = fc.record({ a: some, b: some, c: some });
+    const prefixes = fc.constantFrom('', 'a', 'a__b', 'b.', undefined);
+    // Each round is a run of the gateway: who is in the file, and in what order they become known.
+    const rounds = fc.array(fc.shuffledSubarray(['a', 'b', 'c'] as const), { minLength: 1, maxLength: 4 });
+    const scenario = fc.record({ offers, prefixes: fc.tuple(prefixes, prefixes, prefixes), rounds });
+    await fc.assert(
+      fc.asyncProperty(scenario, async ({ offers, prefixes, rounds }) => {
+        const store = new CountingStore();
+        const seen = new Map<string, string>();
+        for (const arrivals of rounds) {
+          const servers = (['a', 'b', 'c'] as const).flatMap((name, index) =>
+            arrivals.includes(name) ? [serverNamed(name, { prefix: prefixes[index] })] : [],
+          );
+          const { catalog, source } = catalogOf(servers, { store });
+          const gates = new Map(arrivals.map((name) => [name, deferred<Snapshot>()]));
+          for (const [name, { promise }] of gates) source.answers.set(name, promise);
+          await catalog.start();
+          const list = catalog.list('tools', undefined);
+          for (const name of arrivals) {
+            gates.get(name)!.resolve(snapshotOf({ toolNames: offers[name] }));
+            await pass(1);
+          }
+          const names = namesOf(await list);
+          expect(new Set(names).size).toBe(names.length);
+          expect(names).toHaveLength(arrivals.reduce((sum, name) => sum + offers[name].length, 0));
+          for (const name of names) {
+            expect(name).toMatch(/^[A-Za-z0-9_-]{1,46}$/);
+            const { server, native } = await catalog.resolve('tools', undefined, name);
+            const thing = `${server} ${native}`;
+            expect(name).toBe(seen.get(thing) ?? name);
+            seen.set(thing, name);
+          }
+          await catalog.close();
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
   it('follow a changed prefix', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     for (const [prefix, expected] of [
       ['', 'b__echo'],
       ['x', 'x__echo'],
@@ -789,7 +833,7 @@ describe('resources', () => {
 
 describe('what was learnt', () => {
   it('of a server that asks is kept, until something else runs in its place', async () => {
-    const store = new TestStore();
+    const store = new CountingStore();
     const first = bench([serverNamed('a')], { store });
     await first.catalog.start();
     await first.catalog.list('tools', undefined);

@@ -1,3 +1,4 @@
+import { MemoryStore } from '../../src/base/memory-store.ts';
 import type { Store } from '../../src/base/store.ts';
 import { Catalog, type CatalogOptions } from '../../src/catalog/catalog.ts';
 import type { Entry, Snapshot, SnapshotSource } from '../../src/catalog/snapshot.ts';
@@ -103,52 +104,36 @@ export class ScriptedSource implements SnapshotSource {
   }
 }
 
-/** A store whose contents outlive a catalog, as a restart has it; values are kept as JSON. */
-export class TestStore implements Store {
-  readonly json = new Map<string, string>();
+/** Outlives a catalog, as a restart has it. */
+export class CountingStore extends MemoryStore {
   writes = 0;
 
-  async get<T>(key: string): Promise<T | undefined> {
-    const text = this.json.get(key);
-    return text === undefined ? undefined : (JSON.parse(text) as T);
-  }
-
-  async set<T>(key: string, value: T): Promise<void> {
+  override set<T>(key: string, value: T, ttlMs?: number): Promise<void> {
     this.writes += 1;
-    this.json.set(key, JSON.stringify(value));
-  }
-
-  async delete(key: string): Promise<void> {
-    this.json.delete(key);
-  }
-
-  async *entries<T>(kind: string): AsyncIterable<[string, T]> {
-    for (const [key, text] of [...this.json]) {
-      if (key.startsWith(`${kind}/`)) yield [key.slice(kind.length + 1), JSON.parse(text) as T];
-    }
+    return super.set(key, value, ttlMs);
   }
 }
 
-export interface Bench {
+export interface Bench<S extends Store = CountingStore> {
   catalog: Catalog;
   source: ScriptedSource;
-  store: TestStore;
+  store: S;
   events: Events;
   changes: GatewayEvents['catalog.changed'][];
   failures: GatewayEvents['discovery.failed'][];
 }
 
 /** A catalog over a scripted source; started by the test. */
-export function catalogOf(
+export function catalogOf<S extends Store = CountingStore>(
   servers: ProcessServer[],
-  options: Partial<CatalogOptions> & { source?: ScriptedSource; store?: TestStore } = {},
+  options: Partial<CatalogOptions> & { source?: ScriptedSource; store?: S } = {},
   gateway: Record<string, unknown> = {},
-): Bench {
+): Bench<S> {
   const source = options.source ?? new ScriptedSource();
-  const store = options.store ?? new TestStore();
+  const store = options.store ?? (new CountingStore() as unknown as S);
   const events = new Events();
-  const changes: Bench['changes'] = [];
-  const failures: Bench['failures'] = [];
+  const changes: Bench<S>['changes'] = [];
+  const failures: Bench<S>['failures'] = [];
   events.on('catalog.changed', (change) => changes.push(change));
   events.on('discovery.failed', (failure) => failures.push(failure));
   const catalog = new Catalog({ config: configOf(servers, gateway), events, ...options, source, store });

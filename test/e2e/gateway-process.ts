@@ -92,7 +92,7 @@ export async function startGateway(options: GatewayProcessOptions): Promise<Gate
     stateDir: join(folder, 'state'),
     process: child,
     output: () => output,
-    id: async () => (await readFile(join(folder, 'state', 'id'), 'utf8')).trim(),
+    id: async () => (await readFile(join(folder, 'state', 'gateway-id'), 'utf8')).trim(),
     printed,
     end(signal = 'SIGTERM') {
       child.kill(signal);
