@@ -1,0 +1,261 @@
+import type { Socket } from 'node:net';
+import { type Clock, deferred, sleep } from '../../base/async.ts';
+import type { ContainerServer } from '../../config/schema.ts';
+import type { Message } from '../../protocol/jsonrpc.ts';
+import type { Exit, Instance, StartOptions } from '../runtime.ts';
+import { MessageReader, MessageWriter, StderrTail } from '../stdio.ts';
+import { Demultiplexer } from './demux.ts';
+import type { Engine } from './engine.ts';
+import { exitHint, heapExhausted } from './exit-hints.ts';
+import type { EngineWatch } from './watch.ts';
+
+const pauseLimitMs = 10_000;
+const forceLimitMs = 10_000;
+/** A well-behaved server ends at the end of its stdin; it gets this long before it is sent a signal. */
+const endOfInputMs = 1_000;
+/** An attached stream that ended while the container runs on leaves it deaf: it is removed after this long. */
+const deafMs = 2_000;
+
+/** Exit codes above 128 are signals (POSIX shells' convention, which engines keep). */
+const signals: Record<number, string> = {
+  129: 'SIGHUP',
+  130: 'SIGINT',
+  131: 'SIGQUIT',
+  132: 'SIGILL',
+  134: 'SIGABRT',
+  135: 'SIGBUS',
+  136: 'SIGFPE',
+  137: 'SIGKILL',
+  139: 'SIGSEGV',
+  141: 'SIGPIPE',
+  143: 'SIGTERM',
+};
+
+export interface ContainerParts {
+  engine: Engine;
+  watch: EngineWatch;
+  clock: Clock;
+  server: ContainerServer;
+  id: string;
+  name: string;
+  /** The attached stream. */
+  socket: Socket;
+  /** From `nextExit`. */
+  exitCode: Promise<number | undefined>;
+  maxMessageBytes: number;
+  imageEntrypoint: string[];
+  stopSignal: string;
+  /** As whom it runs, for a person. */
+  user: string;
+  options: StartOptions;
+}
+
+/** A container with its three streams attached. */
+export class ContainerInstance implements Instance {
+  readonly name: string;
+  readonly id: string;
+  readonly server: ContainerServer;
+  readonly ended: Promise<void>;
+  readonly exited: Promise<Exit>;
+  readonly stderr = new StderrTail();
+  startedAtMs: number;
+
+  readonly #parts: ContainerParts;
+  readonly #writer: MessageWriter;
+  readonly #reader: MessageReader;
+  readonly #died = deferred<void>();
+  #isPaused = false;
+  #isStopping = false;
+  #stopped: Promise<void> | undefined;
+  #lastCpu: { totalNs: number; atMs: number };
+
+  constructor(parts: ContainerParts) {
+    const { socket, clock, options } = parts;
+    this.#parts = parts;
+    this.name = parts.name;
+    this.id = parts.id;
+    this.server = parts.server;
+    this.startedAtMs = clock.now();
+    this.#lastCpu = { totalNs: 0, atMs: this.startedAtMs };
+    // The engine is in between: what it took may or may not have reached the server.
+    this.#writer = new MessageWriter(socket, { wholeBytes: 0 });
+    this.#reader = new MessageReader({
+      maxBytes: parts.maxMessageBytes,
+      onMessage: options.onMessage,
+      onNoise: options.onNoise,
+      pause: () => socket.pause(),
+      resume: () => socket.resume(),
+    });
+    const demultiplexer = new Demultiplexer({
+      onStdout: (part) => this.#reader.push(part),
+      onStderr: (part) => this.stderr.push(part),
+      onBroken: () => socket.destroy(),
+    });
+    socket.on('data', (chunk: Buffer) => demultiplexer.push(chunk));
+    for (const event of ['end', 'error', 'close']) socket.on(event, () => this.#reader.end());
+    this.ended = this.#reader.ended.then(() => {
+      this.stderr.end();
+      this.#writer.close();
+    });
+    this.exited = this.#exit();
+    void parts.exitCode.then(() => this.#died.resolve());
+  }
+
+  send(message: Message): Promise<void> {
+    return this.#writer.send(message);
+  }
+
+  stderrTail(): string[] {
+    return this.stderr.lines();
+  }
+
+  async stats(): Promise<{ memoryBytes: number; cpuPercent: number }> {
+    const { engine, clock, id } = this.#parts;
+    const stats = (await engine.call((docker) =>
+      docker.getContainer(id).stats({ stream: false, 'one-shot': true }),
+    )) as EngineStats;
+    const memory = stats.memory_stats;
+    // Pages that the kernel takes back when they are needed are not the server's.
+    const cache = memory?.stats?.inactive_file ?? memory?.stats?.total_inactive_file ?? 0;
+    const totalNs = stats.cpu_stats?.cpu_usage?.total_usage ?? 0;
+    const { totalNs: beforeNs, atMs: beforeMs } = this.#lastCpu;
+    const atMs = clock.now();
+    this.#lastCpu = { totalNs, atMs };
+    const elapsedMs = Math.max(atMs - beforeMs, 1);
+    return {
+      memoryBytes: Math.max((memory?.usage ?? 0) - cache, 0),
+      cpuPercent: Math.max(((totalNs - beforeNs) / 1e6 / elapsedMs) * 100, 0),
+    };
+  }
+
+  async pause(): Promise<void> {
+    const { engine, id } = this.#parts;
+    await engine.ensure((docker, abortSignal) => docker.getContainer(id).pause({ abortSignal }), {
+      limitMs: pauseLimitMs,
+    });
+    this.#isPaused = true;
+  }
+
+  async resume(): Promise<void> {
+    const { engine, id } = this.#parts;
+    await engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
+      limitMs: pauseLimitMs,
+    });
+    this.#isPaused = false;
+  }
+
+  stop({ graceMs }: { graceMs: number }): Promise<void> {
+    if (!this.#stopped) {
+      this.#isStopping = true;
+      this.#stopped = this.#stop(graceMs).catch((error: unknown) => {
+        // An engine that did not answer may do so next time.
+        this.#stopped = undefined;
+        throw error;
+      });
+      return this.#stopped;
+    }
+    // A later, more impatient caller forces what an earlier one waits for.
+    void sleep(graceMs, { clock: this.#parts.clock }).then(() => this.#kill('SIGKILL').catch(() => {}));
+    return this.#stopped;
+  }
+
+  async #stop(graceMs: number): Promise<void> {
+    const deadline = this.#parts.clock.now() + graceMs;
+    if (this.#isPaused) await this.resume();
+    this.#writer.close();
+    await this.#diesWithin(Math.min(graceMs / 2, endOfInputMs));
+    if (!(await this.#diesWithin(0))) {
+      await this.#kill(this.#parts.stopSignal);
+      if (!(await this.#diesWithin(deadline - this.#parts.clock.now()))) await this.#kill('SIGKILL');
+    }
+    await this.#remove();
+  }
+
+  async #diesWithin(limitMs: number): Promise<boolean> {
+    const over = new AbortController();
+    const waited = sleep(Math.max(limitMs, 0), { clock: this.#parts.clock, signal: over.signal });
+    const died = await Promise.race([
+      this.#died.promise.then(() => true),
+      waited.then(
+        () => false,
+        () => false,
+      ),
+    ]);
+    over.abort();
+    return died;
+  }
+
+  async #kill(signal: string): Promise<void> {
+    const { engine, id } = this.#parts;
+    await engine.ensure((docker, abortSignal) => docker.getContainer(id).kill({ signal, abortSignal }), {
+      limitMs: forceLimitMs,
+    });
+  }
+
+  /** Removes the container, which the engine may be doing already, and waits until it is gone. */
+  async #remove(): Promise<void> {
+    const { engine, id } = this.#parts;
+    await removeContainer(engine, id);
+  }
+
+  async #exit(): Promise<Exit> {
+    const { engine, watch, clock, server, id, exitCode } = this.#parts;
+    await this.ended;
+    const aliveMs = clock.now() - this.startedAtMs;
+    const code = await this.#exitCodeOrRemoval(exitCode);
+    const stderr = this.stderr.lines();
+    const isFailure = code !== undefined && code !== 0;
+    const outOfMemory =
+      isFailure &&
+      !this.#isStopping &&
+      (stderr.some((line) => heapExhausted.test(line)) || (await watch.ranOutOfMemory(id, code)));
+    watch.forget(id);
+    const exit: Exit = { code };
+    const signal = code === undefined ? undefined : signals[code];
+    if (signal) exit.signal = signal;
+    if (outOfMemory) exit.outOfMemory = true;
+    if (this.#isStopping) return exit;
+    const hint = exitHint(server, {
+      code,
+      outOfMemory,
+      stderr,
+      aliveMs,
+      imageEntrypoint: this.#parts.imageEntrypoint,
+      user: this.#parts.user,
+    });
+    if (hint) exit.hint = hint;
+    if (code === undefined) void removeContainer(engine, id).catch(() => {});
+    return exit;
+  }
+
+  /** The exit code; a container that outlives its attached stream has lost its stdin for good and is removed. */
+  async #exitCodeOrRemoval(exitCode: Promise<number | undefined>): Promise<number | undefined> {
+    const { engine, id, clock } = this.#parts;
+    const cancel = clock.schedule(() => {
+      if (!this.#isStopping) void removeContainer(engine, id).catch(() => {});
+    }, deafMs);
+    try {
+      return await exitCode;
+    } finally {
+      cancel();
+    }
+  }
+}
+
+/** The figures of an engine's answer that are used here. */
+interface EngineStats {
+  memory_stats?: { usage?: number; stats?: { inactive_file?: number; total_inactive_file?: number } };
+  cpu_stats?: { cpu_usage?: { total_usage?: number } };
+}
+
+/** Removes a container by force and waits until it is gone. One that is gone is done. */
+export async function removeContainer(engine: Engine, id: string, signal?: AbortSignal): Promise<void> {
+  await engine.ensure(
+    (docker, abortSignal) => docker.getContainer(id).remove({ force: true, v: true, abortSignal }),
+    { limitMs: forceLimitMs, signal },
+  );
+  await engine.ensure(
+    (docker, abortSignal) => docker.getContainer(id).wait({ condition: 'removed', abortSignal }),
+    { limitMs: forceLimitMs, signal },
+  );
+}

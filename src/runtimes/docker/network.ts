@@ -1,0 +1,89 @@
+import { GatewayError } from '../../base/errors.ts';
+import type { ContainerServer } from '../../config/schema.ts';
+import { defaultNetwork, labels } from './create-options.ts';
+import { type Engine, EngineError } from './engine.ts';
+
+const isolation = { 'com.docker.network.bridge.enable_icc': 'false' };
+
+/** Makes sure that a server's network is there; creates `mcp-network` alone. Throws GatewayError `network_missing`. */
+export async function ensureNetwork(
+  engine: Engine,
+  server: ContainerServer,
+  options: { gatewayId: string; allowUnsafe: boolean; signal?: AbortSignal },
+): Promise<void> {
+  const name = server.network;
+  if (name === 'none') return;
+  if (!options.allowUnsafe && (name === 'host' || /^(container|ns):/.test(name))) {
+    throw new GatewayError(
+      'network_missing',
+      `Server ${server.name}: network ${name} would share the host's or another container's network.`,
+      {
+        server: server.name,
+        hint: 'Use mcp-network, none or a network of its own; gateway.allow_unsafe: true permits it all the same.',
+      },
+    );
+  }
+  const { signal } = options;
+  try {
+    await engine.call((docker) => docker.getNetwork(name).inspect(), { signal });
+    return;
+  } catch (error) {
+    if (!(error instanceof EngineError) || error.status !== 404) throw error;
+  }
+  if (name !== defaultNetwork) {
+    throw new GatewayError('network_missing', `Server ${server.name}: the engine has no network ${name}.`, {
+      server: server.name,
+      hint: `Create it (docker network create ${name}), or leave \`network\` out for ${defaultNetwork}.`,
+    });
+  }
+  await createDefault(engine, options);
+}
+
+async function createDefault(
+  engine: Engine,
+  { gatewayId, signal }: { gatewayId: string; signal?: AbortSignal },
+): Promise<void> {
+  const create = (Options: Record<string, string>) =>
+    engine.call(
+      (docker, abortSignal) =>
+        docker.createNetwork({
+          Name: defaultNetwork,
+          Driver: 'bridge',
+          CheckDuplicate: true,
+          Options,
+          Labels: { [labels.managed]: 'true', [labels.gateway]: gatewayId },
+          abortSignal,
+        }),
+      { signal },
+    );
+  let id: string | undefined;
+  try {
+    id = (await create(isolation)).id;
+  } catch (error) {
+    if (isTaken(error)) return;
+    // Podman knows no such option.
+    if (!(error instanceof EngineError) || !engine.isPodman) throw error;
+    try {
+      id = (await create({})).id;
+    } catch (second) {
+      if (!isTaken(second)) throw second;
+    }
+  }
+  if (id) await yieldToEarlier(engine, id, signal);
+}
+
+const isTaken = (error: unknown) =>
+  error instanceof EngineError && (error.status === 409 || /already exists/.test(error.message));
+
+/** Docker lets two creates of one name both succeed when they come at once; the later network is taken back. */
+async function yieldToEarlier(engine: Engine, id: string, signal?: AbortSignal): Promise<void> {
+  const networks = await engine.call(
+    (docker, abortSignal) => docker.listNetworks({ filters: { name: [defaultNetwork] }, abortSignal }),
+    { signal },
+  );
+  const same = networks
+    .filter(({ Name }) => Name === defaultNetwork)
+    .sort((a, b) => a.Created.localeCompare(b.Created) || a.Id.localeCompare(b.Id));
+  if (same.length < 2 || same[0]!.Id === id) return;
+  await engine.ensure((docker, abortSignal) => docker.getNetwork(id).remove({ abortSignal }), { signal });
+}

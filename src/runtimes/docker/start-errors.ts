@@ -1,0 +1,85 @@
+import { GatewayError } from '../../base/errors.ts';
+import { printable } from '../../base/printable.ts';
+import type { ContainerServer } from '../../config/schema.ts';
+import { EngineError } from './engine.ts';
+import type { ImageFacts } from './images.ts';
+
+/** What the engine said when a container could not be created or started, as an error that names the next step. */
+export function startError(server: ContainerServer, image: ImageFacts, error: unknown): unknown {
+  if (!(error instanceof EngineError)) return error;
+  const text = printable(error.message, 600);
+  const details = (hint: string) => ({ server: server.name, hint, cause: error });
+  const command = (server.entrypoint ?? server.command ?? image.entrypoint)[0];
+  if (/exec format error/i.test(text)) {
+    return new GatewayError(
+      'image_unusable',
+      `Server ${server.name}: its program is made for another architecture than this engine: ${text}`,
+      details('Build or pull the image for this engine, or set `platform` if the engine emulates that one.'),
+    );
+  }
+  if (
+    /executable file not found|no such file or directory.*exec|exec:.*no such file|exec.*not found/i.test(
+      text,
+    )
+  ) {
+    const missing = /exec:? "([^"]+)"/.exec(text)?.[1] ?? command ?? 'its command';
+    return new GatewayError(
+      'start_failed',
+      `Server ${server.name}: the image has no program ${missing}: ${text}`,
+      details('Correct `command` (arguments after the image’s ENTRYPOINT) or `entrypoint` (in its place).'),
+    );
+  }
+  if (/permission denied/i.test(text) && /exec|runc|crun/i.test(text)) {
+    return new GatewayError(
+      'start_failed',
+      `Server ${server.name}: its program may not be run: ${text}`,
+      details('chmod +x it in the image, name its interpreter in `command`, or set `user`.'),
+    );
+  }
+  if (error.status === 404 && /no such image|image not known/i.test(text)) {
+    return new GatewayError(
+      'image_missing',
+      `Server ${server.name}: its image was removed while it started: ${text}`,
+      details('The next call looks for the image again.'),
+    );
+  }
+  if (/network .*(?:not found|ambiguous)|could not find network|unable to find network/i.test(text)) {
+    return new GatewayError(
+      'network_missing',
+      `Server ${server.name}: ${text}`,
+      details(`Look at docker network ls; the next call makes ${server.network} anew where it may.`),
+    );
+  }
+  if (
+    /bind source path|invalid mount|mount(?:ing)? .*(?:failed|denied)|error while mounting|no such volume/i.test(
+      text,
+    )
+  ) {
+    return new GatewayError(
+      'volume_unusable',
+      `Server ${server.name}: ${text}`,
+      details(
+        'Correct `volumes` in servers.yaml. On Docker Desktop the folder must be shared with its machine.',
+      ),
+    );
+  }
+  if (/unable to find user|no matching entries in passwd|invalid user/i.test(text)) {
+    return new GatewayError(
+      'start_failed',
+      `Server ${server.name}: the image knows no such user: ${text}`,
+      details('Set `user` to a number such as 1000:1000, or leave it out.'),
+    );
+  }
+  if (/unknown or invalid runtime|runtime name/i.test(text)) {
+    return new GatewayError(
+      'start_failed',
+      `Server ${server.name}: the engine has no OCI runtime ${server.ociRuntime}: ${text}`,
+      details('docker info lists its runtimes; correct `runtime` or leave it out.'),
+    );
+  }
+  return new GatewayError(
+    'start_failed',
+    `Server ${server.name}: the engine refused to start it: ${text}`,
+    details('docker info and the engine’s log say more.'),
+  );
+}
