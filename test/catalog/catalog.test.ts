@@ -647,9 +647,27 @@ describe('names that two servers want', () => {
     expect(await run(['a', 'b'])).toEqual(['a__echo', 'echo']);
     expect(await run(['a'])).toEqual(['a__echo']);
     expect(await run(['a', 'b'])).toEqual(['a__echo', 'echo']);
+    expect(await run(['b'])).toEqual(['echo']);
     await pass(31 * 24 * 3_600_000);
     // `a` keeps the name that its clients know, though the other has been gone for long.
     expect(await run(['a'])).toEqual(['a__echo']);
+  });
+
+  it('are kept for a server that is away, for a month', async () => {
+    const store = new CountingStore();
+    const run = async (name: string) => {
+      const { catalog, source } = bench([serverNamed(name, { prefix: '' })], { store });
+      source.answers.set(name, echo());
+      await catalog.start();
+      const names = namesOf(await catalog.list('tools', undefined));
+      await catalog.close();
+      return names;
+    };
+    expect(await run('a')).toEqual(['echo']);
+    expect(await run('b')).toEqual(['b__echo']);
+    expect(await run('a')).toEqual(['echo']);
+    await pass(31 * 24 * 3_600_000);
+    expect(await run('c')).toEqual(['echo']);
   });
 
   it('do not move under a client that saw a list before the other server was known', async () => {
@@ -735,7 +753,10 @@ describe('resources', () => {
       snapshotOf({
         capabilities: { resources: {} },
         resources: [resource('file:///shared'), resource('file:///a')],
-        resourceTemplates: [{ uriTemplate: 'db://{table}', name: 'db' }],
+        resourceTemplates: [
+          { uriTemplate: 'db://{table}', name: 'db' },
+          { uriTemplate: 'log://{+path}', name: 'logs' },
+        ],
       }),
     );
     made.source.answers.set(
@@ -746,6 +767,7 @@ describe('resources', () => {
         resourceTemplates: [
           { uriTemplate: 'db://{table}', name: 'db' },
           { uriTemplate: 'db://special/{row}', name: 'row' },
+          { uriTemplate: 'log://today/{line}', name: 'line' },
         ],
       }),
     );
@@ -765,7 +787,13 @@ describe('resources', () => {
     ]);
     expect(
       (await catalog.list('resourceTemplates', undefined)).map(({ uriTemplate }) => uriTemplate),
-    ).toEqual(['db://{table}', 'mcp-gateway://b/db://{table}', 'db://special/{row}']);
+    ).toEqual([
+      'db://{table}',
+      'log://{+path}',
+      'mcp-gateway://b/db://{table}',
+      'db://special/{row}',
+      'log://today/{line}',
+    ]);
     expect((await catalog.list('resources', 'b')).map(({ uri }) => uri)).toEqual([
       'file:///shared',
       'memo://list',
@@ -780,6 +808,8 @@ describe('resources', () => {
     expect(route('mcp-gateway://b/db://users')).toMatchObject({ server: 'b', native: 'db://users' });
     expect(route('memo://list')).toMatchObject({ server: 'b' });
     expect(route('db://users')).toMatchObject({ server: 'a', native: 'db://users' });
+    expect(route('log://yesterday/1')).toMatchObject({ server: 'a' });
+    expect(route('log://today/1')).toMatchObject({ server: 'b' });
     expect(route('db://special/1')).toMatchObject({ server: 'b', native: 'db://special/1' });
     expect(route('db://special/{row}')).toMatchObject({ server: 'b', native: 'db://special/{row}' });
     expect(await route('memo://unlisted')).toMatchObject({ server: 'b', native: 'memo://unlisted' });
