@@ -1,4 +1,14 @@
-import { isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument, type YAMLError } from 'yaml';
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  type Node,
+  parseDocument,
+  visit,
+  type YAMLError,
+} from 'yaml';
 
 /** Where something was written. `line` 0: it has no line (a flag, an environment variable). */
 export interface Place {
@@ -53,6 +63,7 @@ export type Located = LocatedScalar | LocatedList | LocatedMap;
 /** Keeps a document whose aliases multiply each other from filling the memory. */
 const maxValues = 100_000;
 const maxSyntaxProblems = 20;
+const nestedTooDeeply = 'nested too deeply';
 
 export interface ParsedDocument {
   /** undefined: the document is empty, or not readable as YAML. */
@@ -71,34 +82,58 @@ export interface Duplicate {
 
 /** Reads YAML or JSON, with anchors, aliases and merge keys resolved. Never throws. `file` is the name in messages. */
 export function parseLocated(text: string, file: string): ParsedDocument {
-  const lines = new LineCounter();
   const source = text.startsWith('\uFEFF') ? text.slice(1) : text;
-  const placeOf = (offset: number): Place => {
-    const { line, col } = lines.linePos(Math.min(Math.max(offset, 0), source.length));
-    return { file, line: Math.max(line, 1), column: Math.max(col, 1) };
-  };
-  let document: ReturnType<typeof parseDocument>;
-  try {
-    document = parseDocument(source, {
-      lineCounter: lines,
-      prettyErrors: false,
-      // Checked here, so that both places can be named.
-      uniqueKeys: false,
-      schema: 'core',
-      resolveKnownTags: false,
-    });
-  } catch (error) {
-    // Nesting beyond the stack, or a fault of the parser itself.
-    const message = error instanceof RangeError ? 'nested too deeply' : 'this cannot be read as YAML';
-    return unreadable([{ file, line: 1, column: 1, message }]);
+  const placeOf = placesIn(source, file);
+  const unquoted: number[] = [];
+  let readable = source;
+  let document: Document;
+  let faults: YAMLError[];
+  for (;;) {
+    try {
+      document = parseDocument(readable, {
+        prettyErrors: false,
+        // Checked here, so that both places can be named.
+        uniqueKeys: false,
+        schema: 'core',
+        resolveKnownTags: false,
+      });
+    } catch (error) {
+      // Nesting beyond the stack, or a fault of the parser itself.
+      const message = error instanceof RangeError ? nestedTooDeeply : 'this cannot be read as YAML';
+      return unreadable([{ file, line: 1, column: 1, message }]);
+    }
+    faults = [...document.errors, ...document.warnings];
+    // An unquoted variable in a flow collection derails the parser: it is covered up to find the other faults.
+    const at = faults.map(({ pos }) => pos[0]).find((start) => readable.startsWith('${', start - 1));
+    if (at === undefined || unquoted.length === maxSyntaxProblems) break;
+    unquoted.push(at - 1);
+    const end = /[}\n]|$/.exec(readable.slice(at))!.index + at + 1;
+    readable = readable.slice(0, at - 1) + 'x'.repeat(end - at + 1) + readable.slice(end);
+    if (readable.length !== source.length)
+      return unreadable(syntaxProblems(faults, unquoted, document, placeOf));
   }
-  const faults = [...document.errors, ...document.warnings];
-  if (faults.length > 0) return unreadable(syntaxProblems(faults, source, placeOf));
+  if (faults.length > 0 || unquoted.length > 0)
+    return unreadable(syntaxProblems(faults, unquoted, document, placeOf));
   if (document.contents === null) return unreadable([]);
   const converter = new Converter(source, placeOf);
   const root = converter.convert(document.contents as Node);
   const { problems, duplicates } = converter;
   return { root: isNothing(root) ? undefined : root, problems, duplicates };
+}
+
+/** Places by offset. (yaml's own LineCounter miscounts what follows some broken flow collections.) */
+function placesIn(source: string, file: string): (offset: number) => Place {
+  const lineStarts = [0, ...offsetsOf('\n', source).map((offset) => offset + 1)];
+  return (offset) => {
+    const within = Math.min(Math.max(offset, 0), source.length);
+    let [low, high] = [0, lineStarts.length];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (lineStarts[middle]! <= within) low = middle;
+      else high = middle;
+    }
+    return { file, line: low + 1, column: within - lineStarts[low]! + 1 };
+  };
 }
 
 function unreadable(problems: ConfigProblem[]): ParsedDocument {
@@ -109,37 +144,53 @@ function isNothing(node: Located): boolean {
   return node.kind === 'scalar' && node.value === null && node.source === '';
 }
 
-/** One problem a line: what follows the first one on its line is mostly its echo. */
+/** One problem a line, and none of the echoes that follow where the parser has lost the document. */
 function syntaxProblems(
   faults: YAMLError[],
-  source: string,
+  unquoted: number[],
+  document: Document,
   placeOf: (offset: number) => Place,
 ): ConfigProblem[] {
   const byLine = new Map<number, ConfigProblem>();
-  for (const fault of faults.sort((a, b) => a.pos[0] - b.pos[0])) {
-    const place = placeOf(fault.pos[0]);
-    if (byLine.has(place.line)) continue;
-    byLine.set(place.line, { ...place, ...syntaxMessage(fault, source) });
-    if (byLine.size === maxSyntaxProblems) break;
+  for (const offset of unquoted) {
+    const message = 'a variable inside { } or [ ] needs quotes';
+    const place = placeOf(offset);
+    byLine.set(place.line, { ...place, message, hint: 'write "${NAME}", with the quotes' });
+  }
+  for (const fault of faults.toSorted((a, b) => a.pos[0] - b.pos[0])) {
+    const opening = openingQuote(fault, document);
+    const place = placeOf(opening ?? fault.pos[0]);
+    const isEcho = byLine.size > 0 && fault.message.includes('in YAML stream');
+    if (isEcho || byLine.has(place.line)) continue;
+    const said =
+      opening === undefined ? syntaxMessage(fault) : { message: 'the quote that opens here is not closed' };
+    byLine.set(place.line, { ...place, ...said });
+    if (byLine.size >= maxSyntaxProblems) break;
   }
   return [...byLine.values()];
 }
 
-function syntaxMessage(fault: YAMLError, source: string): { message: string; hint?: string } {
-  const [start] = fault.pos;
-  if (source[start] === '{' && source[start - 1] === '$') {
-    return {
-      message: 'a variable inside { } or [ ] needs quotes',
-      hint: 'write "${NAME}", with the quotes',
-    };
-  }
+/** Where an unclosed quote opens; the parser notices it where the file ends. */
+function openingQuote(fault: YAMLError, document: Document): number | undefined {
+  if (!/^Missing closing ["']quote$/.test(fault.message)) return undefined;
+  let opening: number | undefined;
+  visit(document, {
+    Scalar(_key, { range, type }) {
+      const holdsFault = range && range[0] < fault.pos[0] && fault.pos[0] <= range[2];
+      if (holdsFault && (type === 'QUOTE_DOUBLE' || type === 'QUOTE_SINGLE')) opening = range[0];
+    },
+  });
+  return opening;
+}
+
+function syntaxMessage(fault: YAMLError): { message: string; hint?: string } {
   switch (fault.code) {
     case 'TAB_AS_INDENT':
       return { message: 'found a tab, expected spaces as indentation', hint: 'replace the tab with spaces' };
     case 'MULTIPLE_DOCS':
       return { message: 'found a second document, expected one', hint: 'remove the line with ---' };
     case 'RESOURCE_EXHAUSTION':
-      return { message: 'nested too deeply' };
+      return { message: nestedTooDeeply };
     case 'TAG_RESOLVE_FAILED':
       return {
         message: 'found a tag (a word after !), expected a plain value',

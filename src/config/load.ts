@@ -232,7 +232,7 @@ class Loading {
       warnings: this.#warnings,
     };
     this.#sources = {
-      variable: (name) => options.environment[name],
+      variable: (name) => (Object.hasOwn(options.environment, name) ? options.environment[name] : undefined),
       file: (written) => readSecret(absolutePath(written, this.#surroundings)),
     };
   }
@@ -271,7 +271,7 @@ class Loading {
 
     const gateway = this.#gateway(document);
     const defaults = this.#section(document, 'defaults');
-    const inherited = defaults && this.#interpolated(defaults, ['defaults']);
+    const inherited = defaults && asWritten(this.#interpolated(defaults, ['defaults']));
     if (inherited) this.#check({ schema: defaultsSchema, tree: inherited, path: ['defaults'] });
     const servers = this.#servers(document, inherited, gateway);
     this.#throwProblems();
@@ -420,7 +420,7 @@ class Loading {
     const schema = serverSchemas[type];
     const known = Object.keys(schema.shape);
     const inherited = defaults?.kind === 'map' ? only(defaults, known) : undefined;
-    const raw = merged(inherited, withAt(own, ['type'], typeScalar(type, own, keyPlace)));
+    const raw = merged(inherited, withAt(asWritten(own), ['type'], typeScalar(type, own, keyPlace)));
 
     // Whether it is enabled decides whether its variables are read at all.
     const faults: LocatedFault[] = [];
@@ -495,7 +495,7 @@ class Loading {
     const type = types.find((candidate) => candidate === value);
     if (type) return type;
     const word = typeof value === 'string' ? value : '';
-    const meant = aliasesOfTypes[word] ?? nearest(word, types);
+    const meant = aliasesOfTypes.get(word) ?? nearest(word, types);
     const found = describeFound(node, [...where, 'type']);
     this.#problems.add(
       node.place,
@@ -582,19 +582,22 @@ class Loading {
           );
         }
         const [key] = where;
-        if (where.length === 1 && kind !== 'key' && String(key) in substitutes) {
+        if (where.length === 1 && kind !== 'key' && Object.hasOwn(substitutes, String(key))) {
           next = withAt(next, where, locate(substitutes[String(key)], tree.place));
           takenOut.push(where);
         } else wrong.push(node ? where : where.slice(0, -1));
       }
       // The last entry of a list first, so that the others keep their numbers.
       for (const where of wrong.toSorted((a, b) => comparePaths(b, a))) {
-        if (where.length === 0) return { output: undefined, tree };
+        if (where.length === 0) continue;
         next = withAt(next, where, undefined);
         takenOut.push(where);
       }
       tree = next;
     }
+    // Nothing may be left out silently.
+    if (this.#problems.isEmpty)
+      this.#problems.add(subject.tree.place, subject.path, 'this cannot be used as it stands');
     return { output: undefined, tree };
   }
 }
@@ -612,19 +615,21 @@ const substitutes: Record<ServerType, Record<string, unknown>> = {
 };
 
 /** What other tools call our types. */
-const aliasesOfTypes: Record<string, ServerType> = {
-  container: 'docker',
-  image: 'docker',
-  local: 'process',
-  stdio: 'process',
-  npm: 'template',
-  npx: 'template',
-  pypi: 'template',
-  uvx: 'template',
-  remote: 'http',
-  sse: 'http',
-  'streamable-http': 'http',
-};
+const aliasesOfTypes = new Map<string, ServerType>(
+  Object.entries({
+    container: 'docker',
+    image: 'docker',
+    local: 'process',
+    stdio: 'process',
+    npm: 'template',
+    npx: 'template',
+    pypi: 'template',
+    uvx: 'template',
+    remote: 'http',
+    sse: 'http',
+    'streamable-http': 'http',
+  } as const),
+);
 
 function hasExpression({ value }: LocatedScalar): boolean {
   return typeof value === 'string' && value.includes('${');
@@ -643,6 +648,21 @@ function readSecret(file: string): string {
   }
 }
 
+/** Values that become strings anyway, as they are written: `1.10` is not `1.1`. */
+function asWritten(entry: Located): Located {
+  let tree = entry;
+  for (const where of [['env'], ['headers'], ['build', 'args']]) {
+    const node = at(tree, where);
+    if (node?.kind !== 'map') continue;
+    for (const [name, { value }] of node.entries) {
+      const isNumberOrBoolean =
+        value.kind === 'scalar' && value.value !== null && typeof value.value !== 'string';
+      if (isNumberOrBoolean) tree = withAt(tree, [...where, name], { ...value, value: value.source });
+    }
+  }
+  return tree;
+}
+
 /** `type` as the entry implies it. */
 function typeScalar(type: ServerType, own: LocatedMap, keyPlace: Place): LocatedScalar {
   return { ...textScalar(type, at(own, ['type'])?.place ?? keyPlace), isText: false };
@@ -654,7 +674,7 @@ function only(map: LocatedMap, keys: string[]): LocatedMap {
 
 function explainMisplaced(key: string, type: ServerType, known: string[]): string | undefined {
   if (known.includes(key)) return undefined;
-  const others = Object.entries(serverSchemas).filter(([, schema]) => key in schema.shape);
+  const others = Object.entries(serverSchemas).filter(([, schema]) => Object.hasOwn(schema.shape, key));
   if (others.length === 0) return undefined;
   return `only servers of type ${others.map(([name]) => name).join(' and ')} have it, and this one is of type ${type}`;
 }

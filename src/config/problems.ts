@@ -261,53 +261,57 @@ function listItem(word: string): string {
 }
 
 /** What other tools call our keys. */
-const synonyms: Record<string, string> = {
-  args: 'command',
-  cmd: 'command',
-  cpu: 'limits.cpus',
-  cpus: 'limits.cpus',
-  cwd: 'working_dir',
-  disabled: 'enabled: false',
-  env_vars: 'env',
-  environment: 'env',
-  health_check_interval: 'health_check.interval',
-  instances: 'pool.max',
-  mem_limit: 'limits.memory',
-  memory: 'limits.memory',
-  mounts: 'volumes',
-  package: 'config.package',
-  pids_limit: 'limits.pids',
-  pool_size: 'pool.max',
-  reload_registry: 'reload',
-  replicas: 'pool.max',
-  template_name: 'template',
-  timeout: 'timeouts.call',
-  uri: 'endpoints',
-  url: 'endpoints',
-  workdir: 'working_dir',
-};
+const synonyms = new Map(
+  Object.entries({
+    args: 'command',
+    cmd: 'command',
+    cpu: 'limits.cpus',
+    cpus: 'limits.cpus',
+    cwd: 'working_dir',
+    disabled: 'enabled: false',
+    env_vars: 'env',
+    environment: 'env',
+    health_check_interval: 'health_check.interval',
+    instances: 'pool.max',
+    mem_limit: 'limits.memory',
+    memory: 'limits.memory',
+    mounts: 'volumes',
+    package: 'config.package',
+    pids_limit: 'limits.pids',
+    pool_size: 'pool.max',
+    reload_registry: 'reload',
+    replicas: 'pool.max',
+    template_name: 'template',
+    timeout: 'timeouts.call',
+    uri: 'endpoints',
+    url: 'endpoints',
+    workdir: 'working_dir',
+  }),
+);
 
 const noHostAccess = 'it would open the host to the server';
 
 /** What cannot be had, and why. */
-const refusedKeys: Record<string, string> = {
-  privileged: noHostAccess,
-  pid: noHostAccess,
-  ipc: noHostAccess,
-  uts: noHostAccess,
-  userns_mode: noHostAccess,
-  cgroup: noHostAccess,
-  cgroup_parent: noHostAccess,
-  devices: noHostAccess,
-  device_cgroup_rules: noHostAccess,
-  security_opt: 'every container runs with no-new-privileges and the seccomp profile of the engine',
-  cap_drop: 'all capabilities are dropped; cap_add names the exceptions',
-  ports: 'no ports are published; the gateway talks to the server over stdin and stdout',
-  expose: 'no ports are published; the gateway talks to the server over stdin and stdout',
-  network_mode: '`network` takes none or the name of a network; the host’s network is not for servers',
-  restart: 'servers are started when they are called',
-  env_file: 'name each variable in `env`; ${NAME} reads .env beside the file',
-};
+const refusedKeys = new Map(
+  Object.entries({
+    privileged: noHostAccess,
+    pid: noHostAccess,
+    ipc: noHostAccess,
+    uts: noHostAccess,
+    userns_mode: noHostAccess,
+    cgroup: noHostAccess,
+    cgroup_parent: noHostAccess,
+    devices: noHostAccess,
+    device_cgroup_rules: noHostAccess,
+    security_opt: 'every container runs with no-new-privileges and the seccomp profile of the engine',
+    cap_drop: 'all capabilities are dropped; cap_add names the exceptions',
+    ports: 'no ports are published; the gateway talks to the server over stdin and stdout',
+    expose: 'no ports are published; the gateway talks to the server over stdin and stdout',
+    network_mode: '`network` takes none or the name of a network; the host’s network is not for servers',
+    restart: 'servers are started when they are called',
+    env_file: 'name each variable in `env`; ${NAME} reads .env beside the file',
+  }),
+);
 
 function misplacedKey(key: string, subject: Subject): { message: string; hint: string } | undefined {
   const reason = subject.explainKey?.(key);
@@ -322,10 +326,10 @@ function unknownKey(key: string, keys: string[], path: Path): { message: string;
   const isServer = path[0] === 'servers' || path[0] === 'defaults';
   const within = path[0] === 'servers' ? path.slice(2) : path;
   const owner = path.length === 0 ? 'the document' : within.length === 0 ? 'a server' : formatPath(within);
-  const refusal = isServer ? refusedKeys[key] : undefined;
+  const refusal = isServer ? refusedKeys.get(key) : undefined;
   if (refusal) return { message: `the key ${name} is refused: ${refusal}`, hint: 'remove it' };
   const near = nearest(key, keys);
-  const synonym = synonyms[key];
+  const synonym = synonyms.get(key);
   const known = synonym !== undefined && keys.includes(synonym.split(/[.:]/)[0]!) ? synonym : undefined;
   const meant = known ?? near;
   return {

@@ -259,12 +259,13 @@ function resolveVolumes(
       complain('an absolute path of the container after the first colon', `for example ${source}:/data`);
       return [];
     }
-    const first = targets.get(path.posix.normalize(target));
+    const place = path.posix.resolve('/', target);
+    const first = targets.get(place);
     if (first !== undefined) {
       complain(`a path that volumes[${first}] does not have already`);
       return [];
     }
-    targets.set(path.posix.normalize(target), index);
+    targets.set(place, index);
     const readOnly = mode === 'ro';
     if (/^(\.|\/|~\/|~$)/.test(source)) {
       const folder = absolutePath(source, context);

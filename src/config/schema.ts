@@ -219,7 +219,7 @@ const container = {
   user: z
     .union([z.string(), z.int()])
     .transform(String)
-    .default('auto')
+    .prefault('auto')
     .meta({ description: 'auto: owner of a writable bind mount, else the image’s user, else 65534.' }),
   read_only: z.boolean().default(true).meta({ description: 'A read-only root file system.' }),
   fallback: z
@@ -344,10 +344,13 @@ export const gatewaySchema = z
       .meta({ description: 'Port to bind. Environment: GATEWAY_PORT.' }),
     log_level: z
       .string()
-      .meta({ kind: logLevels.join(', '), pattern: `^(?:${logLevels.map(anyCase).join('|')})$` })
+      .meta({
+        kind: logLevels.map((level) => `\`${level}\``).join(', '),
+        pattern: `^(?:${logLevels.map(anyCase).join('|')})$`,
+      })
       .transform((level) => level.toLowerCase())
       .pipe(z.enum(logLevels))
-      .default('info')
+      .prefault('info')
       .meta({ description: 'In any case. Environment: LOG_LEVEL.' }),
     default_idle_timeout: durationOr('never').prefault('300s').meta({
       description: 'Stop an instance after this long without a call. Environment: DEFAULT_IDLE_TIMEOUT.',
