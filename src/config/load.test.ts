@@ -967,7 +967,7 @@ servers:
     expect([...config.servers.keys()]).toEqual(['context7', 'files', 'linear', 'memory', 'notes', 'time']);
     expect(config.servers.get('linear')).toMatchObject({ headers: { Authorization: 'Bearer secret' } });
     expect(await complaints(yaml)).toEqual([
-      expect.stringContaining('servers.yaml:36:163: servers.linear: the variable LINEAR_TOKEN is not set'),
+      expect.stringContaining('servers.yaml:35:162: servers.linear: the variable LINEAR_TOKEN is not set'),
     ]);
   });
 
