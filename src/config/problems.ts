@@ -225,34 +225,27 @@ function oneOf(words: string[]): string {
 }
 
 function hintFor(issue: Issue, node: Located, path: Path): string | undefined {
-  const key = path.findLast((part) => typeof part === 'string');
   if (node.kind === 'scalar' && node.variables.length > 0) return undefined;
   if (issue.code === 'invalid_value' && node.kind === 'scalar') {
-    if (key === 'isolation' && node.value === 'principal') return 'principal is reserved for a later version';
+    if (path.at(-1) === 'isolation' && node.value === 'principal')
+      return 'principal is reserved for a later version';
     const near = nearest(String(node.value), issue.values.map(String));
     return near === undefined ? undefined : didYouMean(near);
   }
-  if (
-    issue.code === 'invalid_type' &&
-    issue.expected === 'string' &&
-    !isHidden(path) &&
-    node.kind === 'scalar'
-  ) {
-    return node.value === null ? undefined : `put it in quotes: ${JSON.stringify(node.source)}`;
-  }
-  if (issue.code === 'invalid_type' && issue.expected === 'array' && node.kind === 'scalar') {
-    if (typeof node.value !== 'string' || isHidden(path)) return undefined;
-    return node.value.includes('"')
-      ? undefined
-      : `write it as a list: [${node.value.trim().split(/\s+/).map(listItem).join(', ')}]`;
-  }
-  if (issue.code === 'invalid_type' && issue.expected === 'record' && node.kind === 'list')
-    return 'write NAME: value';
-  const isVariableOf = path.at(-2) === 'env';
-  if (issue.code === 'invalid_union' && isVariableOf && node.kind === 'scalar' && node.value === null) {
+  if (issue.code === 'invalid_type') return hintForKind(issue.expected, node, path);
+  const isEmpty = node.kind === 'scalar' && node.value === null;
+  if (issue.code === 'invalid_union' && path.at(-2) === 'env' && isEmpty) {
     return `write "" for an empty value, or "\${${String(path.at(-1))}}" to pass on the gateway's own`;
   }
   return undefined;
+}
+
+function hintForKind(expected: string, node: Located, path: Path): string | undefined {
+  if (expected === 'record') return node.kind === 'list' ? 'write NAME: value' : undefined;
+  if (node.kind !== 'scalar' || node.value === null || isHidden(path)) return undefined;
+  if (expected === 'string') return `put it in quotes: ${JSON.stringify(node.source)}`;
+  if (expected !== 'array' || typeof node.value !== 'string' || node.value.includes('"')) return undefined;
+  return `write it as a list: [${node.value.trim().split(/\s+/).map(listItem).join(', ')}]`;
 }
 
 /** A word as it may stand in a YAML list. */
