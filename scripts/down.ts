@@ -1,14 +1,12 @@
 /** `make down`: ends the gateway that holds this directory's state, lets it drain, and removes what is left of its containers. */
 import { type ExecFileSyncOptionsWithStringEncoding, execFileSync } from 'node:child_process';
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { createConnection } from 'node:net';
+import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { stateDirHolder } from '../src/base/state-dir.ts';
 import { loadConfig } from '../src/config/load.ts';
 
 const root = resolve(import.meta.dirname, '..');
-const ANSWER_TIMEOUT_MS = 2_000;
 const POLL_MS = 200;
 
 const { stateDir, drainTimeoutMs } = await loadConfig({ mode: 'start' }).then(
@@ -16,19 +14,6 @@ const { stateDir, drainTimeoutMs } = await loadConfig({ mode: 'start' }).then(
   // A servers.yaml that was broken since the start must not keep the gateway running.
   () => ({ stateDir: resolve(process.env.GATEWAY_STATE_DIR ?? join(root, 'state')), drainTimeoutMs: 30_000 }),
 );
-
-/** The pid that the lock in the state folder answers; undefined when no gateway holds it. */
-async function holder(): Promise<number | undefined> {
-  for (const name of await readdir(stateDir).catch(() => [])) {
-    const path = join(stateDir, name);
-    if (!(await stat(path)).isSocket()) continue;
-    const socket = createConnection(path);
-    socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy());
-    const pid = Number.parseInt(await text(socket).catch(() => ''), 10);
-    if (pid > 0) return pid;
-  }
-  return undefined;
-}
 
 const isAlive = (pid: number) => {
   try {
@@ -39,9 +24,13 @@ const isAlive = (pid: number) => {
   }
 };
 
-const pid = await holder();
+const pid = await stateDirHolder(stateDir);
 if (pid === undefined) {
   console.log(`No gateway holds ${stateDir}.`);
+} else if (pid === 0) {
+  // It answers, but not who it is.
+  console.error(`A gateway holds ${stateDir} and does not say its pid; stop it where it was started.`);
+  process.exit(1);
 } else {
   console.log(`Stopping the gateway (pid ${pid}); calls in flight get at most ${drainTimeoutMs / 1000} s …`);
   process.kill(pid, 'SIGTERM');
@@ -53,7 +42,7 @@ if (pid === undefined) {
   }
 }
 
-const id = (await readFile(join(stateDir, 'id'), 'utf8').catch(() => '')).trim();
+const id = (await readFile(join(stateDir, 'gateway-id'), 'utf8').catch(() => '')).trim();
 const engine = (() => {
   try {
     const options: ExecFileSyncOptionsWithStringEncoding = {

@@ -161,7 +161,7 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
   });
 
   it('ends its servers when it goes down', { timeout: 120_000 }, async () => {
-    const { stdout: id } = await run('docker', ['exec', 'mcp-gateway', 'cat', '/state/id']);
+    const { stdout: id } = await run('docker', ['exec', 'mcp-gateway', 'cat', '/state/gateway-id']);
     const servers = () =>
       engine.listContainers({ all: true, filters: { label: [`mcp-gateway.gateway=${id.trim()}`] } });
     expect(await servers()).not.toEqual([]);
