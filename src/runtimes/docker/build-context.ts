@@ -8,13 +8,15 @@ import type { PackOptions } from 'tar-fs';
 import { GatewayError, systemCodeOf } from '../../base/errors.ts';
 import type { DockerServer } from '../../config/schema.ts';
 
-/** The Dockerfile's name in the tar: it may be ignored, or lie outside of the context. */
+/** The name in the tar of a Dockerfile that lies outside of its context, or is made up. */
 export const packedDockerfile = '.mcp-gateway.Dockerfile';
 
 /** What an image is built from, as it is on disk now. */
 export interface BuildSources {
   /** Digest of the Dockerfile and of every file that `.dockerignore` lets through. */
   digest: string;
+  /** The Dockerfile's name in the tar. */
+  dockerfile: string;
   /** The context as a tar. */
   pack(): Promise<Readable>;
 }
@@ -51,7 +53,13 @@ export class BuildContexts {
       known = { stamps, digest: await digestOf(build.context, dockerfile, entries) };
       this.#known.set(key, known);
     }
-    return { digest: known.digest, pack: () => pack(build.context, dockerfile, entries) };
+    const inside = path.relative(build.context, dockerfile).split(path.sep).join('/');
+    const isOutside = inside.startsWith('../') || path.isAbsolute(inside);
+    return {
+      digest: known.digest,
+      dockerfile: isOutside ? packedDockerfile : inside,
+      pack: () => pack(build.context, isOutside ? { outside: dockerfile } : { inside }, entries),
+    };
   }
 }
 
@@ -118,16 +126,26 @@ async function digestOf(context: string, dockerfile: string, entries: Entry[]): 
   return hash.digest('hex');
 }
 
-async function pack(context: string, dockerfile: string, entries: Entry[]): Promise<Readable> {
+const ignoreFile = '.dockerignore';
+
+async function pack(
+  context: string,
+  dockerfile: { inside?: string; outside?: string },
+  entries: Entry[],
+): Promise<Readable> {
   const { default: tar } = await import('tar-fs');
   const included = new Set(entries.map(({ name }) => name));
+  // The engine needs both, and leaves them out of the image itself where they are ignored.
+  if (dockerfile.inside) included.add(dockerfile.inside).add(ignoreFile);
+  else included.delete(ignoreFile);
   // Folders that are ignored themselves, but on the way to a file that is not.
-  for (const { name } of entries) {
+  for (const name of [...included]) {
     for (let folder = path.posix.dirname(name); folder !== '.'; folder = path.posix.dirname(folder)) {
       included.add(folder);
     }
   }
-  const text = await readFile(dockerfile);
+  const foreign = dockerfile.outside && (await readFile(dockerfile.outside));
+  const rules = await readFile(path.join(context, ignoreFile), 'utf8').catch(() => `${ignoreFile}\n`);
   const options: PackOptions & { umask: number; sort: boolean } = {
     ignore: (file) => !included.has(path.relative(context, file).split(path.sep).join('/')),
     // As root's and readable by all, whatever the umask of the checkout: the server runs as somebody else.
@@ -137,7 +155,10 @@ async function pack(context: string, dockerfile: string, entries: Entry[]): Prom
     sort: true,
     finalize: false,
     finish: (packing) => {
-      packing.entry({ name: packedDockerfile }, text);
+      if (foreign) {
+        packing.entry({ name: packedDockerfile }, foreign);
+        packing.entry({ name: ignoreFile }, `${rules}\n${packedDockerfile}\n`);
+      }
       packing.finalize();
     },
   };

@@ -22,7 +22,7 @@ import type {
   StartOptions,
 } from '../runtime.ts';
 import { NpmVersions, npmRecipe } from '../templates/npm.ts';
-import { packInMemory } from './build-context.ts';
+import { packedDockerfile, packInMemory } from './build-context.ts';
 import { ContainerInstance, removeContainer } from './container.ts';
 import { type ChosenUser, chooseUser, createOptions, labels } from './create-options.ts';
 import { Demultiplexer } from './demux.ts';
@@ -184,6 +184,7 @@ export class DockerRuntime implements Runtime {
         tag: recipe.tag,
         digest: `${recipe.tag} ${nodeImage ?? ''} ${server.platform ?? ''}`,
         pack: () => packInMemory(recipe.dockerfile, recipe.files),
+        dockerfile: packedDockerfile,
         args: nodeImage ? { NODE_IMAGE: nodeImage } : {},
         step: 'install',
         origin: `${server.package} ${version}`,

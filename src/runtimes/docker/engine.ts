@@ -221,7 +221,12 @@ export class Engine {
 export function isAlreadyDone(error: unknown): boolean {
   if (!(error instanceof EngineError)) return false;
   if ([304, 404, 409].includes(error.status)) return true;
-  return error.status === 500 && /state improper|no such container|no container with/i.test(error.message);
+  return (
+    error.status === 500 &&
+    /state improper|is not paused|already paused|is not running|no such container|no container with/i.test(
+      error.message,
+    )
+  );
 }
 
 async function readExitCode(response: http.IncomingMessage): Promise<number | undefined> {

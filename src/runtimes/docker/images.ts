@@ -37,6 +37,8 @@ export interface Recipe {
   /** Kept as an image label: another digest means another image. */
   digest: string;
   pack(): Promise<Readable>;
+  /** The Dockerfile's name in what is packed. */
+  dockerfile: string;
   args: Record<string, string>;
   step: PrepareProgress['step'];
   /** Where it comes from, for a person. */
@@ -72,7 +74,15 @@ export class Images {
       const sources = await this.#contexts.read(server.name, build);
       const args = { ...this.#baseImages(), ...build.args };
       const digest = digestOf([sources.digest, args, server.platform]);
-      const recipe = { tag, digest, pack: sources.pack, args, step: 'build', origin: build.context } as const;
+      const recipe = {
+        tag,
+        digest,
+        pack: sources.pack,
+        dockerfile: sources.dockerfile,
+        args,
+        step: 'build',
+        origin: build.context,
+      } as const;
       return this.checked(engine, server, await this.built(engine, server, recipe, options), tag);
     }
     return this.checked(engine, server, await this.#pulled(engine, server, options), server.image!);
@@ -125,6 +135,7 @@ export class Images {
       tag: `mcp-gateway-volumes:${digest.slice(0, 16)}`,
       digest,
       pack: () => packInMemory(`${lines.join('\n')}\n`, files),
+      dockerfile: packedDockerfile,
       args: {},
       step: 'build',
       origin: `${image.tag} with mount points`,
@@ -293,7 +304,7 @@ export class Images {
     try {
       const options: Dockerode.ImageBuildOptions = {
         t: tag,
-        dockerfile: packedDockerfile,
+        dockerfile: recipe.dockerfile,
         buildargs: { ...proxy, ...recipe.args },
         labels: { [labels.managed]: 'true', [labels.sources]: recipe.digest },
         rm: true,

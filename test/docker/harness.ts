@@ -1,0 +1,270 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import Docker from 'dockerode';
+import {
+  type DockerServer,
+  type GatewayConfig,
+  gatewaySchema,
+  type TemplateServer,
+} from '../../src/config/schema.ts';
+import { Events } from '../../src/observability/events.ts';
+import type { Message, Request, Response } from '../../src/protocol/jsonrpc.ts';
+import { DockerRuntime } from '../../src/runtimes/docker/docker-runtime.ts';
+import type { Instance, Noise } from '../../src/runtimes/runtime.ts';
+
+/** The engine, asked beside the runtime to see what is really there. */
+export const engine = new Docker();
+
+const fixtures = fileURLToPath(new URL('../fixtures/servers', import.meta.url));
+
+/** A docker server of our fixture image, changed as a test needs it. */
+export function fixtureServer(name: string, changes: Partial<DockerServer> = {}): DockerServer {
+  return {
+    type: 'docker',
+    image: 'mcp-fixtures',
+    build: { context: fixtures, dockerfile: 'Dockerfile', args: {} },
+    command: ['node', 'tiny.mjs'],
+    ...common(name),
+    ...changes,
+  };
+}
+
+/** An npm package as a server. */
+export function npmServer(
+  name: string,
+  changes: Partial<TemplateServer> & { package: string },
+): TemplateServer {
+  return {
+    type: 'template',
+    template: 'npm',
+    version: undefined,
+    bin: undefined,
+    command: undefined,
+    ...common(name),
+    ...changes,
+  };
+}
+
+function common(name: string) {
+  return {
+    name,
+    description: undefined,
+    enabled: true,
+    problem: undefined,
+    env: {},
+    idleTimeoutMs: 300_000,
+    pauseAfterMs: Number.POSITIVE_INFINITY,
+    tools: { allow: undefined, deny: [], rename: {}, describe: {} },
+    prefix: undefined,
+    isolation: 'shared' as const,
+    stateful: false,
+    interactive: undefined,
+    clientCapabilities: [],
+    pool: { min: 0, max: 1, standby: 0 },
+    concurrency: 8,
+    loadBalancing: 'least_connections' as const,
+    timeouts: {
+      startMs: 30_000,
+      buildMs: 300_000,
+      handshakeMs: 10_000,
+      callMs: 300_000,
+      clientMs: 300_000,
+      queueMs: 60_000,
+      stopMs: 10_000,
+    },
+    healthCheck: { intervalMs: 30_000, path: undefined },
+    retry: 'never' as const,
+    entrypoint: undefined,
+    workingDir: undefined,
+    volumes: [],
+    limits: { memoryBytes: 512 * 1024 ** 2, cpus: 1, pids: 128 },
+    network: 'none',
+    user: 'auto',
+    readOnly: true,
+    fallback: undefined,
+    pull: 'missing' as const,
+    platform: undefined,
+    init: false,
+    tmpfs: [],
+    shmSizeBytes: undefined,
+    extraHosts: [],
+    dns: [],
+    capAdd: [],
+    logs: 'on' as const,
+    ociRuntime: undefined,
+  };
+}
+
+/** A gateway's docker runtime with a state folder of its own; everything that it made is gone after `dispose`. */
+export class TestRuntime {
+  readonly gatewayId: string;
+  readonly stateDir: string;
+  readonly events = new Events();
+  readonly runtime: DockerRuntime;
+
+  static async create(
+    options: { gateway?: Partial<GatewayConfig>; env?: NodeJS.ProcessEnv; gatewayId?: string } = {},
+  ): Promise<TestRuntime> {
+    const stateDir = await mkdtemp(path.join(os.tmpdir(), 'mcp-gateway-docker-'));
+    return new TestRuntime(stateDir, options);
+  }
+
+  constructor(
+    stateDir: string,
+    options: { gateway?: Partial<GatewayConfig>; env?: NodeJS.ProcessEnv; gatewayId?: string },
+  ) {
+    this.stateDir = stateDir;
+    this.gatewayId = options.gatewayId ?? randomBytes(8).toString('hex');
+    this.runtime = new DockerRuntime({
+      gateway: { ...gatewaySchema.parse({}), ...options.gateway },
+      gatewayId: this.gatewayId,
+      stateDir,
+      events: this.events,
+      env: options.env ?? process.env,
+    });
+  }
+
+  /** prepare and start. */
+  async start(server: DockerServer | TemplateServer): Promise<TestInstance> {
+    const prepared = await this.runtime.prepare(server, {});
+    const received: Message[] = [];
+    const noise: Noise[] = [];
+    const waiting = new Map<unknown, (message: Response) => void>();
+    const instance = await this.runtime.start(server, prepared, {
+      onMessage(message) {
+        received.push(message);
+        if ('id' in message && !('method' in message)) waiting.get(message.id)?.(message);
+      },
+      onNoise: (line) => noise.push(line),
+    });
+    return new TestInstance(instance, received, noise, waiting);
+  }
+
+  async dispose(): Promise<void> {
+    await this.runtime.close();
+    const containers = await engine.listContainers({
+      all: true,
+      filters: { label: [`mcp-gateway.gateway=${this.gatewayId}`] },
+    });
+    await Promise.all(
+      containers.map(({ Id }) =>
+        engine
+          .getContainer(Id)
+          .remove({ force: true, v: true })
+          .catch(() => {}),
+      ),
+    );
+    await rm(this.stateDir, { recursive: true, force: true });
+  }
+}
+
+export class TestInstance {
+  readonly instance: Instance;
+  readonly received: Message[];
+  readonly noise: Noise[];
+  readonly #waiting: Map<unknown, (message: Response) => void>;
+  #nextId = 1;
+
+  constructor(
+    instance: Instance,
+    received: Message[],
+    noise: Noise[],
+    waiting: Map<unknown, (message: Response) => void>,
+  ) {
+    this.instance = instance;
+    this.received = received;
+    this.noise = noise;
+    this.#waiting = waiting;
+  }
+
+  get name(): string {
+    return this.instance.name;
+  }
+
+  async request(method: string, params: Record<string, unknown> = {}): Promise<Response> {
+    const id = this.#nextId++;
+    const answer = new Promise<Response>((resolve) => this.#waiting.set(id, resolve));
+    const request: Request = { jsonrpc: '2.0', id, method, params };
+    await this.instance.send(request);
+    return answer;
+  }
+
+  async handshake(): Promise<Response> {
+    const answer = await this.request('initialize', {
+      protocolVersion: '2025-11-25',
+      capabilities: {},
+      clientInfo: { name: 'test', version: '1' },
+    });
+    await this.instance.send({ jsonrpc: '2.0', method: 'notifications/initialized' });
+    return answer;
+  }
+
+  /** The text of a tool's result. */
+  async call(tool: string, args: Record<string, unknown> = {}): Promise<string> {
+    const answer = await this.request('tools/call', { name: tool, arguments: args });
+    if (!('result' in answer)) throw new Error(answer.error.message);
+    return (answer.result.content as { text: string }[])[0]!.text;
+  }
+
+  inspect(): Promise<Docker.ContainerInspectInfo> {
+    return engine.getContainer(this.name).inspect();
+  }
+
+  /** What a shell command in the container prints, and its exit code. */
+  async shell(command: string): Promise<{ code: number; output: string }> {
+    const exec = await engine
+      .getContainer(this.name)
+      .exec({ Cmd: ['sh', '-c', command], AttachStdout: true, AttachStderr: true, Tty: true });
+    const stream = await exec.start({ Tty: true });
+    let output = '';
+    for await (const chunk of stream) output += chunk;
+    const { ExitCode } = await exec.inspect();
+    return { code: ExitCode ?? -1, output: output.trim() };
+  }
+}
+
+/** Whether a container of that name exists. */
+export async function exists(name: string): Promise<boolean> {
+  return engine
+    .getContainer(name)
+    .inspect()
+    .then(
+      () => true,
+      () => false,
+    );
+}
+
+/** Waits until a condition holds. */
+export async function eventually(condition: () => Promise<boolean> | boolean, what: string): Promise<void> {
+  const deadline = Date.now() + 20_000;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not within 20 s: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** A small image with a Dockerfile of its own, built beside the runtime. */
+export async function buildImage(tag: string, dockerfile: string): Promise<void> {
+  const { packInMemory } = await import('../../src/runtimes/docker/build-context.ts');
+  const stream = await engine.buildImage(await packInMemory(dockerfile), {
+    t: tag,
+    dockerfile: '.mcp-gateway.Dockerfile',
+  });
+  await new Promise<void>((resolve, reject) => {
+    engine.modem.followProgress(stream, (error, output: { error?: string }[]) => {
+      const failed = error?.message ?? output.find((line) => line.error)?.error;
+      if (failed) reject(new Error(failed));
+      else resolve();
+    });
+  });
+}
+
+export async function removeImage(tag: string): Promise<void> {
+  await engine
+    .getImage(tag)
+    .remove({ force: true })
+    .catch(() => {});
+}

@@ -1,0 +1,325 @@
+import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import type { PrepareProgress } from '../../src/runtimes/runtime.ts';
+import { engine, fixtureServer, removeImage, TestRuntime } from './harness.ts';
+
+let test: TestRuntime;
+let folder: string;
+const tag = 'mcp-test-images';
+
+beforeAll(async () => {
+  test = await TestRuntime.create();
+});
+afterAll(() => test.dispose());
+beforeEach(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), 'mcp-gateway-build-'));
+  await removeImage(tag);
+});
+afterEach(async () => {
+  await removeImage(tag);
+  await rm(folder, { recursive: true, force: true });
+});
+
+const write = async (files: Record<string, string>) => {
+  for (const [name, text] of Object.entries(files)) {
+    await mkdir(path.dirname(path.join(folder, name)), { recursive: true });
+    await writeFile(path.join(folder, name), text);
+  }
+};
+const built = (changes: Parameters<typeof fixtureServer>[1] = {}) =>
+  fixtureServer('built', {
+    image: tag,
+    build: { context: folder, dockerfile: 'Dockerfile', args: {} },
+    command: ['node', 'server.mjs'],
+    ...changes,
+  });
+const dockerfile = 'FROM mcp-fixtures\nCOPY . /app/\n';
+const prepare = async (server: ReturnType<typeof built>) => {
+  const progress: PrepareProgress[] = [];
+  const { digest } = await test.runtime.prepare(server, { onProgress: (step) => progress.push(step) });
+  return { digest, progress };
+};
+
+describe('an image with `build`', () => {
+  it('is built when it is missing, with progress, and not again while nothing changed', async () => {
+    await write({ Dockerfile: dockerfile, 'server.mjs': "import './tiny.mjs';\n" });
+    const first = await prepare(built());
+    expect(first.progress[0]).toEqual({ step: 'build', text: `Building ${tag} from ${folder}`, fraction: 0 });
+    expect(first.progress.at(-1)).toEqual({ step: 'build', text: `${tag} is built`, fraction: 1 });
+    const fractions = first.progress.map(({ fraction }) => fraction!);
+    expect(fractions).toEqual([...fractions].sort((a, b) => a - b));
+    expect((await engine.getImage(tag).inspect()).Id).toBe(first.digest);
+    expect(await prepare(built())).toEqual({ digest: first.digest, progress: [] });
+
+    const running = await test.start(built());
+    expect(await running.handshake()).toHaveProperty('result');
+    await running.instance.stop({ graceMs: 1_000 });
+  });
+
+  it('is not built again by a gateway that starts later, nor because times changed', async () => {
+    await write({ Dockerfile: dockerfile, 'server.mjs': '' });
+    const { digest } = await prepare(built());
+    await write({ Dockerfile: dockerfile, 'server.mjs': '' });
+    const later = await TestRuntime.create();
+    const progress: PrepareProgress[] = [];
+    expect(await later.runtime.prepare(built(), { onProgress: (step) => progress.push(step) })).toMatchObject(
+      { digest },
+    );
+    expect(progress).toEqual([]);
+    await later.dispose();
+  });
+
+  it('is built again when a source, the Dockerfile or an argument changed, or somebody removed it', async () => {
+    await write({ Dockerfile: dockerfile, 'server.mjs': '1' });
+    const digests = [(await prepare(built())).digest];
+    await write({ 'server.mjs': '2' });
+    digests.push((await prepare(built())).digest);
+    await write({ 'lib/more.mjs': '' });
+    digests.push((await prepare(built())).digest);
+    await write({ Dockerfile: `${dockerfile}ENV X=1\n` });
+    digests.push((await prepare(built())).digest);
+    const args = { build: { context: folder, dockerfile: 'Dockerfile', args: { A: '1' } } };
+    digests.push((await prepare(built(args))).digest);
+    expect(new Set(digests).size).toBe(5);
+    await removeImage(tag);
+    expect((await prepare(built(args))).progress.length).toBeGreaterThan(0);
+  });
+
+  it('contains what .dockerignore lets through, by Docker’s rules, readable by all', async () => {
+    await write({
+      Dockerfile: 'FROM mcp-fixtures\nCOPY . /copied/\n',
+      '.dockerignore':
+        '# comment\n*.md\n!README.md\nnode_modules\n/secret\n**/*.tmp\nout/*\n!out/kept\nDockerfile\n',
+      'server.mjs': '',
+      'README.md': '',
+      'NOTES.md': '',
+      'docs/deep.md': '',
+      'node_modules/a/index.js': '',
+      'nested/node_modules/b.js': '',
+      'secret/key': '',
+      'nested/x.tmp': '',
+      'out/dropped': '',
+      'out/kept': '',
+    });
+    await symlink('server.mjs', path.join(folder, 'link.mjs'));
+    const umask = process.umask(0o077);
+    await write({ private: '' });
+    process.umask(umask);
+    const running = await test.start(built({ command: ['node', '/app/tiny.mjs'] }));
+    const { output } = await running.shell('cd /copied && find . -type f -o -type l | sort');
+    expect(output.split('\r\n')).toEqual(
+      [
+        './.dockerignore',
+        './README.md',
+        './docs/deep.md',
+        './link.mjs',
+        './nested/node_modules/b.js',
+        './out/kept',
+        './private',
+        './server.mjs',
+      ].sort(),
+    );
+    expect((await running.shell('cat /copied/private && ls -l /copied/private')).output).toContain(
+      '-rw-r--r--',
+    );
+    await running.instance.stop({ graceMs: 1_000 });
+  });
+
+  it('may have its Dockerfile under another name, or outside of its folder', async () => {
+    await write({ 'context/server.mjs': '', 'other/My.Dockerfile': 'FROM mcp-fixtures\nCOPY . /copied/\n' });
+    const context = path.join(folder, 'context');
+    const running = await test.start(
+      built({
+        build: { context, dockerfile: '../other/My.Dockerfile', args: {} },
+        command: ['node', '/app/tiny.mjs'],
+      }),
+    );
+    expect((await running.shell('ls -A /copied')).output).toBe('server.mjs');
+    await running.instance.stop({ graceMs: 1_000 });
+  });
+
+  it('takes arguments, and NODE_IMAGE from the gateway’s environment', async () => {
+    await engine.getImage('mcp-fixtures').tag({ repo: 'mcp-test-base', tag: 'latest' });
+    const other = await TestRuntime.create({ env: { ...process.env, NODE_IMAGE: 'mcp-test-base' } });
+    try {
+      await write({
+        Dockerfile: 'ARG NODE_IMAGE=no-such-image\nFROM ${NODE_IMAGE}\nARG COLOUR\nENV COLOUR=${COLOUR}\n',
+      });
+      const server = built({
+        build: { context: folder, dockerfile: 'Dockerfile', args: { COLOUR: 'green' } },
+      });
+      await other.runtime.prepare(server, {});
+      expect((await engine.getImage(tag).inspect()).Config.Env).toContain('COLOUR=green');
+    } finally {
+      await other.dispose();
+      await removeImage('mcp-test-base');
+    }
+  });
+
+  it('asked for a hundred times at once is built once, and all see its progress', async () => {
+    await write({ Dockerfile: `${dockerfile}RUN sleep 1\n`, 'server.mjs': String(Math.random()) });
+    const results = await Promise.all(Array.from({ length: 100 }, () => prepare(built())));
+    expect(new Set(results.map(({ digest }) => digest)).size).toBe(1);
+    const steps = results.map(
+      ({ progress }) => progress.filter(({ text }) => text.includes('RUN sleep')).length,
+    );
+    expect(new Set(steps)).toEqual(new Set([1]));
+  });
+
+  it('goes on for the others when one of them gives up', async () => {
+    await write({ Dockerfile: `${dockerfile}RUN sleep 1\n`, 'server.mjs': String(Math.random()) });
+    const abort = new AbortController();
+    const impatient = test.runtime.prepare(built(), { signal: abort.signal });
+    const patient = prepare(built());
+    abort.abort(new Error('gave up'));
+    await expect(impatient).rejects.toThrow('gave up');
+    expect((await patient).digest).toMatch(/^sha256:/);
+  });
+
+  it('that fails names the step and its last words', async () => {
+    await write({ Dockerfile: `${dockerfile}RUN echo "this is why" && exit 7\n` });
+    await expect(prepare(built())).rejects.toMatchObject({
+      code: 'build_failed',
+      server: 'built',
+      message: expect.stringMatching(/step 3 of \d+ \(RUN echo.*code: 7/),
+      hint: expect.stringContaining('this is why'),
+      data: { output: expect.arrayContaining(['this is why']) },
+    });
+  });
+
+  it('whose base image is nowhere says how to make one', async () => {
+    await write({ Dockerfile: 'FROM mcp-gateway-test.invalid/nothing:1\n' });
+    await expect(prepare(built())).rejects.toMatchObject({
+      code: 'build_failed',
+      hint: expect.stringContaining('make images'),
+    });
+  });
+
+  it('that needs BuildKit says so', async () => {
+    await write({ Dockerfile: `${dockerfile}RUN --mount=type=cache,target=/x true\n` });
+    await expect(prepare(built())).rejects.toMatchObject({
+      code: 'build_failed',
+      hint: expect.stringContaining('BuildKit'),
+    });
+  });
+
+  it('that takes too long is given up', async () => {
+    await write({ Dockerfile: `${dockerfile}RUN sleep 60\n` });
+    const server = built();
+    server.timeouts = { ...server.timeouts, buildMs: 1_500 };
+    await expect(prepare(server)).rejects.toMatchObject({
+      code: 'build_failed',
+      message: expect.stringContaining('did not finish in 1.5 s'),
+    });
+  });
+
+  it('without a Dockerfile or without its folder names what is missing', async () => {
+    await expect(prepare(built())).rejects.toMatchObject({
+      code: 'build_failed',
+      message: expect.stringContaining(path.join(folder, 'Dockerfile')),
+    });
+    const gone = path.join(folder, 'gone');
+    const server = built({ build: { context: gone, dockerfile: 'Dockerfile', args: {} } });
+    await expect(prepare(server)).rejects.toMatchObject({
+      code: 'build_failed',
+      message: expect.stringContaining(gone),
+    });
+  });
+
+  it('leaves no containers of its steps behind', async () => {
+    const before = (await engine.listContainers({ all: true })).map(({ Image }) => Image);
+    await write({ Dockerfile: `${dockerfile}RUN exit 1\n` });
+    await expect(prepare(built())).rejects.toThrow();
+    const after = await engine.listContainers({ all: true });
+    expect(after.filter(({ Command }) => Command.includes('exit 1'))).toEqual([]);
+    expect(before).toBeDefined();
+    expect(await readdir(folder)).toEqual(['Dockerfile']);
+  });
+});
+
+/** An image of one empty layer that says it is made for that architecture. */
+async function loadForeign(name: string, architecture: string): Promise<void> {
+  const { packInMemory } = await import('../../src/runtimes/docker/build-context.ts');
+  const layer = '\0'.repeat(1024);
+  const diff = createHash('sha256').update(layer).digest('hex');
+  const config = {
+    architecture,
+    os: 'linux',
+    config: {},
+    rootfs: { type: 'layers', diff_ids: [`sha256:${diff}`] },
+  };
+  const archive = await packInMemory('', [
+    { name: 'config.json', content: JSON.stringify(config) },
+    { name: 'layer.tar', content: layer },
+    {
+      name: 'manifest.json',
+      content: JSON.stringify([
+        { Config: 'config.json', RepoTags: [`${name}:latest`], Layers: ['layer.tar'] },
+      ]),
+    },
+  ]);
+  const stream = await engine.loadImage(archive);
+  await new Promise((resolve) => engine.modem.followProgress(stream, resolve));
+}
+
+describe('an image without `build`', () => {
+  it('that is neither here nor in a registry says why and what to do', async () => {
+    const server = fixtureServer('absent', { image: 'mcp-gateway-test.invalid/absent:1', build: undefined });
+    await expect(prepare(server)).rejects.toMatchObject({
+      code: 'image_missing',
+      message: expect.stringMatching(
+        /absent: the image mcp-gateway-test\.invalid\/absent:1 cannot be pulled/,
+      ),
+      hint: expect.stringMatching(/registry|docker pull/),
+    });
+  });
+
+  it('is not pulled where pull is never', async () => {
+    const server = fixtureServer('absent', { image: 'no-such-image', build: undefined, pull: 'never' });
+    await expect(prepare(server)).rejects.toMatchObject({
+      code: 'image_missing',
+      message: expect.stringContaining('pull is never'),
+    });
+  });
+
+  it('that is here stays in use where a daily pull fails, and fails where every start is to pull', async () => {
+    await prepare(fixtureServer('any'));
+    await engine.getImage('mcp-fixtures').tag({ repo: 'mcp-gateway-test.invalid/kept', tag: '1' });
+    const server = fixtureServer('kept', { image: 'mcp-gateway-test.invalid/kept:1', build: undefined });
+    try {
+      expect((await prepare({ ...server, pull: 'daily' })).digest).toMatch(/^sha256:/);
+      await expect(prepare({ ...server, pull: 'always' })).rejects.toMatchObject({ code: 'image_missing' });
+    } finally {
+      await removeImage('mcp-gateway-test.invalid/kept:1');
+    }
+  });
+
+  it('for another architecture is named, with both', async () => {
+    const foreign = 'mcp-test-foreign';
+    const theirs = (await engine.version()).Arch === 'arm64' ? 'amd64' : 'arm64';
+    await loadForeign(foreign, theirs);
+    try {
+      expect((await engine.getImage(foreign).inspect()).Architecture).toBe(theirs);
+      const server = fixtureServer('foreign', { image: foreign, build: undefined });
+      await expect(prepare(server)).rejects.toMatchObject({
+        code: 'image_unusable',
+        message: expect.stringMatching(new RegExp(`linux/${theirs}.*linux/`)),
+        hint: expect.stringContaining('--platform'),
+      });
+    } finally {
+      await removeImage(foreign);
+    }
+  });
+
+  it('removed between two starts is missed at once', async () => {
+    await prepare(fixtureServer('any'));
+    await engine.getImage('mcp-fixtures').tag({ repo: 'mcp-test-brief', tag: 'latest' });
+    const server = fixtureServer('brief', { image: 'mcp-test-brief', build: undefined, pull: 'never' });
+    expect((await prepare(server)).digest).toMatch(/^sha256:/);
+    await engine.getImage('mcp-test-brief').remove();
+    await expect(prepare(server)).rejects.toMatchObject({ code: 'image_missing' });
+  });
+});
