@@ -6,6 +6,7 @@ import { createRuntimes } from '../app.ts';
 import { messageOf, systemCodeOf } from '../base/errors.ts';
 import { ConfigError, loadConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
+import { Events } from '../observability/events.ts';
 import { GatewayClient } from './client.ts';
 import type { ConfigOptions, ExitCode } from './program.ts';
 import { table } from './table.ts';
@@ -69,7 +70,11 @@ async function checkConfig(options: ConfigOptions, findings: Finding[]): Promise
 }
 
 async function checkEngine(config: Config, findings: Finding[]): Promise<void> {
-  const { docker } = createRuntimes(config, { gatewayId: 'doctor', stateDir: config.gateway.stateDir });
+  const { docker } = createRuntimes(config.gateway, {
+    gatewayId: 'doctor',
+    stateDir: config.gateway.stateDir,
+    events: new Events(),
+  });
   try {
     const { reachable, text, lacks, hint } = await docker.describe();
     findings.push({ check: 'engine', verdict: reachable ? 'ok' : 'problem', found: text, hint });

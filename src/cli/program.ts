@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { asGatewayError } from '../base/errors.ts';
+import { version } from './version.ts';
 
 /** 0 fine, 1 failed, 2 wrong usage or configuration. */
 export type ExitCode = 0 | 1 | 2;
@@ -12,10 +12,6 @@ export interface ConfigOptions {
   host?: string;
   port?: number;
 }
-
-const version = (
-  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
-).version;
 
 function port(text: string): number {
   const value = Number(text);

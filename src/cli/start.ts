@@ -5,6 +5,7 @@ import { Events } from '../observability/events.ts';
 import { createLogger, lineSink, logEvents } from '../observability/logger.ts';
 import type { ConfigOptions, ExitCode } from './program.ts';
 import { createProgress, type Progress } from './progress.ts';
+import { version } from './version.ts';
 
 interface StartOptions extends ConfigOptions {
   logLevel?: string;
@@ -33,6 +34,7 @@ export async function start(options: StartOptions): Promise<ExitCode> {
   const app = await createApp(config, {
     events,
     logger,
+    version,
     allowUnauthenticated: options.allowUnauthenticated ?? false,
     fallback: options.fallback ?? false,
   });
@@ -57,9 +59,9 @@ export async function start(options: StartOptions): Promise<ExitCode> {
   progress.print(`Listening on ${origin}`);
   for (const line of app.notes()) progress.print(line);
 
-  void app.discovered().then(() => {
+  void app.discovered().then((summary) => {
     progress.stop();
-    for (const line of banner(app.summary(), origin)) progress.print(line);
+    for (const line of banner(summary, origin)) progress.print(line);
   });
   await ended;
   progress.stop();
