@@ -32,7 +32,7 @@ export interface ProcessRuntimeOptions {
   environment?: Record<string, string | undefined>;
 }
 
-/** What a program needs to run at all. Everything else, and so every secret of the gateway, stays here. */
+/** What a program needs to run at all and to trust whom this machine trusts. All else, every secret included, stays here. */
 export const inherited = [
   'PATH',
   'HOME',
@@ -43,6 +43,9 @@ export const inherited = [
   'LC_ALL',
   'LC_CTYPE',
   'TZ',
+  'NODE_EXTRA_CA_CERTS',
+  'SSL_CERT_FILE',
+  'SSL_CERT_DIR',
 ] as const;
 
 /** A well-behaved server ends at the end of its stdin; it gets this long before it is sent a signal. */
