@@ -59,8 +59,8 @@ export interface InstanceListener {
   onNotification(server: string, affinity: string | undefined, notification: Notification): void;
   /** Only from an instance that belongs to one session. */
   onRequest(server: string, affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;
-  /** An instance has answered its handshake. */
-  onReady(server: string, affinity: string | undefined): void;
+  /** An instance has answered its handshake; `startedFor` upkeep, its lists are being read already. */
+  onReady(server: string, affinity: string | undefined, startedFor: 'call' | 'upkeep'): void;
   /** A shared instance asked its client for something: from now on it gets one call at a time. */
   onAsked(server: string): void;
 }

@@ -1,0 +1,753 @@
+import type { Clock } from '../base/async.ts';
+import { GatewayError } from '../base/errors.ts';
+import type { ClientCapability, ServerConfig } from '../config/schema.ts';
+import { latestLegacyVersion } from '../protocol/eras.ts';
+import {
+  failure,
+  type Id,
+  idKey,
+  type Message,
+  type Notification,
+  type Params,
+  type Request,
+  type Response,
+  success,
+} from '../protocol/jsonrpc.ts';
+import { type Exit, type Instance, type Noise, NotWritten } from '../runtimes/runtime.ts';
+import { crashed, endedBeforeReady, neverReady, type Remains, seconds, sizeText } from './diagnosis.ts';
+import { FloodGuard } from './flood-guard.ts';
+import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
+
+/** What a connection tells the one who made it. All are called at once, outside of any wait. */
+export interface ConnectionOwner {
+  /** The instance's output has ended; calls in flight fail as soon as the reason is known. */
+  onEnded(): void;
+  /** What the calls were told, once per connection that ended by itself. */
+  onCrash(error: GatewayError): void;
+  /** It takes no more calls but may still answer those in flight. */
+  onUnwritable(): void;
+  /** It is of no more use and must be killed; its calls have been told why. */
+  onCondemned(error: GatewayError): void;
+  /** A question came that may belong to a call that was given up: it must not be answered, nor asked again here. */
+  onAmbiguous(): void;
+  /** A shared instance asked its client for something. */
+  onAsked(): void;
+  onNoise(noise: Noise): void;
+  /** What belongs to no call. */
+  onNotification(notification: Notification): void;
+  /** Asks the session that the instance belongs to; undefined for a shared instance. */
+  onRequest: ((request: Request, signal: AbortSignal) => Promise<Outcome>) | undefined;
+}
+
+export interface ConnectionOptions {
+  server: ServerConfig;
+  /** What the server is told that its client can do. */
+  capabilities: readonly ClientCapability[];
+  /** Longest line that the runtime delivers, for messages. */
+  maxMessageBytes: number;
+  /** The gateway's own version, for the handshake. */
+  version: string;
+  clock: Clock;
+  owner: ConnectionOwner;
+}
+
+/** `call` is a client's; `upkeep` and `own` are the gateway's, which have no client to ask. */
+export type CallKind = 'call' | 'upkeep' | 'own';
+
+/** How long the reason of a death is waited for, so that calls fail within 100 ms of it. */
+const exitWaitMs = 80;
+/** Lines that answer no call: far above what a chatty server writes, far below what hurts. */
+const floodCapacity = 20_000;
+const floodPerSecond = 2000;
+const floodLineBytes = 4096;
+/** Questions to clients that may be open on one instance. */
+const maxQuestions = 100;
+/** Given up calls that are remembered. */
+const maxGhosts = 10_000;
+/** Messages between the start of an instance and the moment when it can be written to. */
+const maxEarlyMessages = 1000;
+/** The end of `initialize` by cancellation is forbidden (specification, basic, utilities, cancellation). */
+const initialize = 'initialize';
+
+const neededCapability: Record<string, ClientCapability | undefined> = {
+  'sampling/createMessage': 'sampling',
+  'elicitation/create': 'elicitation',
+  'roots/list': 'roots',
+};
+
+const declaredAs: Record<ClientCapability, Params> = {
+  sampling: { tools: {}, context: {} },
+  elicitation: { form: {}, url: {} },
+  roots: { listChanged: true },
+};
+
+/** A request that waits for its answer. Its id on this connection is also its progress token there. */
+class Pending {
+  readonly id: number;
+  readonly method: string;
+  readonly kind: CallKind;
+  readonly timeoutMs: number;
+  readonly options: CallOptions | undefined;
+  /** The session that the call came from; undefined is nobody's in particular. */
+  readonly caller: string | undefined;
+  /** The client's own progress token, as it came. */
+  readonly token: Id | undefined;
+  readonly resolve: (outcome: Outcome) => void;
+  readonly reject: (error: unknown) => void;
+  deadlineMs: number;
+  /** Questions that its client is being asked; the time of the call stands still meanwhile. */
+  questions = 0;
+  onAbort: (() => void) | undefined = undefined;
+  /** Its way into the instance. */
+  sent: Promise<void> | undefined = undefined;
+
+  constructor(
+    id: number,
+    method: string,
+    kind: CallKind,
+    timeoutMs: number,
+    deadlineMs: number,
+    token: Id | undefined,
+    options: CallOptions | undefined,
+    caller: string | undefined,
+    resolve: (outcome: Outcome) => void,
+    reject: (error: unknown) => void,
+  ) {
+    this.id = id;
+    this.method = method;
+    this.kind = kind;
+    this.timeoutMs = timeoutMs;
+    this.deadlineMs = deadlineMs;
+    this.token = token;
+    this.options = options;
+    this.caller = caller;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+}
+
+/** A question of the server that waits for the client. */
+interface Question {
+  /** The call that it came with; undefined: only its session is known. */
+  readonly call: Pending | undefined;
+  readonly abort: AbortController;
+  /** Ends it without an answer to the server; false when it has ended before. */
+  end(): boolean;
+}
+
+/**
+ * JSON-RPC with one instance: ids and progress tokens of its own, so that calls of many clients never mix; each call's
+ * time; the server's questions, brought to the call that they belong to or to nobody; and one clear error for all calls
+ * when the instance dies.
+ */
+export class Connection {
+  readonly #options: ConnectionOptions;
+  readonly #server: ServerConfig;
+  readonly #clock: Clock;
+  readonly #owner: ConnectionOwner;
+  readonly #flood: FloodGuard;
+  readonly #pending = new Map<number, Pending>();
+  readonly #questions = new Map<string, Question>();
+  /**
+   * Calls of clients that were given up and not answered since: their server may still act for them. One that keeps
+   * silent for as long as a call may is held to be over.
+   */
+  readonly #ghosts = new Map<number, { caller: string | undefined; untilMs: number }>();
+  /** Calls one of which a dropped line has answered, and how many such lines there were. */
+  readonly #suspects = new Set<Pending>();
+  #droppedAnswers = 0;
+  #instance: Instance | undefined;
+  #early: Message[] = [];
+  #nextId = 1;
+  #calls = 0;
+  #answered = 0;
+  #heard = 0;
+  /** Questions that could not be attributed to one call stop the time of all. */
+  #sessionQuestions = 0;
+  #isReady = false;
+  #isUnwritable = false;
+  #isClosed = false;
+  #firstGarbage: string | undefined;
+  #alarmAtMs = Number.POSITIVE_INFINITY;
+  #cancelAlarm: (() => void) | undefined;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.#server = options.server;
+    this.#clock = options.clock;
+    this.#owner = options.owner;
+    this.#flood = new FloodGuard({
+      capacity: floodCapacity,
+      perSecond: floodPerSecond,
+      clock: options.clock,
+    });
+  }
+
+  /** Calls of clients that were answered, by a result or an error. */
+  get answered(): number {
+    return this.#answered;
+  }
+
+  /** The first line on stdout that was no message. */
+  get firstGarbage(): string | undefined {
+    return this.#firstGarbage;
+  }
+
+  /** Takes the instance whose messages have been given to `receive` since its start. */
+  attach(instance: Instance): void {
+    this.#instance = instance;
+    void instance.ended.then(() => this.#end());
+    const early = this.#early;
+    this.#early = [];
+    for (const message of early) this.receive(message);
+  }
+
+  /**
+   * Introduces the gateway. Rejects with `handshake_failed` when the server answers with an error, `handshake_timeout`
+   * (bare, for the caller to explain), or as a call does when it dies.
+   */
+  async handshake(): Promise<Handshake> {
+    const capabilities: Params = {};
+    for (const capability of this.#options.capabilities) capabilities[capability] = declaredAs[capability];
+    const outcome = await this.ask(
+      initialize,
+      {
+        protocolVersion: latestLegacyVersion,
+        capabilities,
+        clientInfo: { name: 'mcp-gateway', version: this.#options.version },
+      },
+      this.#server.timeouts.handshakeMs,
+    );
+    if ('error' in outcome) {
+      throw new GatewayError(
+        'handshake_failed',
+        `Server ${this.#server.name} answered initialize with an error: ${outcome.error.message} (${outcome.error.code})`,
+        {
+          server: this.#server.name,
+          hint: 'Check the version of the server: it must speak MCP 2025-11-25 or earlier.',
+        },
+      );
+    }
+    const { protocolVersion, capabilities: offered, serverInfo, instructions } = outcome.result;
+    this.#isReady = true;
+    this.#tell({ jsonrpc: '2.0', method: 'notifications/initialized' });
+    return {
+      // Servers answer old and unknown versions; what they say is kept, and one that says nothing speaks the oldest.
+      protocolVersion: typeof protocolVersion === 'string' ? protocolVersion : '2024-11-05',
+      capabilities: asParams(offered),
+      serverInfo: asParams(serverInfo),
+      ...(typeof instructions === 'string' ? { instructions } : {}),
+    };
+  }
+
+  /** A request of a client, of the session `caller` if it has one, or of upkeep. Errors: see `CallOptions`. */
+  call(
+    request: OutgoingRequest,
+    options: CallOptions | undefined,
+    kind: CallKind,
+    caller: string | undefined,
+  ): Promise<Outcome> {
+    return this.#request(request, options, kind, caller, this.#server.timeouts.callMs);
+  }
+
+  /** A request of the gateway itself. */
+  ask(method: string, params: Params, timeoutMs: number): Promise<Outcome> {
+    return this.#request({ method, params }, undefined, 'own', undefined, timeoutMs);
+  }
+
+  /** Rejects with `NotWritten` when the instance is gone. */
+  notify(notification: { method: string; params?: Params }): Promise<void> {
+    if (this.#isClosed || this.#isUnwritable) return Promise.reject(this.#notWritten());
+    const { method, params } = notification;
+    return this.#instance!.send(
+      params === undefined ? { jsonrpc: '2.0', method } : { jsonrpc: '2.0', method, params },
+    );
+  }
+
+  /** Takes one message of the instance. */
+  receive(message: Message): void {
+    if (this.#isClosed) return;
+    if (!this.#instance) {
+      // The instance was started and is not yet in our hands.
+      if (this.#early.length < maxEarlyMessages) this.#early.push(message);
+      return;
+    }
+    this.#heard += 1;
+    if (!('method' in message)) this.#takeResponse(message);
+    else if (!this.#flood.spend()) this.#flooded();
+    else if ('id' in message) this.#takeRequest(message);
+    else this.#takeNotification(message);
+  }
+
+  /** Takes a line of the instance that is no message. */
+  noise(noise: Noise): void {
+    if (this.#isClosed) return;
+    this.#owner.onNoise(noise);
+    if (noise.kind === 'oversize') {
+      this.#takeOversize(noise);
+      return;
+    }
+    this.#firstGarbage ??= noise.text;
+    if (!this.#flood.spend(1 + Math.floor(noise.bytes / floodLineBytes))) this.#flooded();
+  }
+
+  /** Ends the connection from this side: all that waits fails with `error`. Doing it twice is done once. */
+  close(error: GatewayError): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#settleAll(error);
+  }
+
+  // Requests to the server
+
+  #request(
+    request: OutgoingRequest,
+    options: CallOptions | undefined,
+    kind: CallKind,
+    caller: string | undefined,
+    timeoutMs: number,
+  ): Promise<Outcome> {
+    if (this.#isClosed || this.#isUnwritable) return Promise.reject(this.#notWritten());
+    const signal = options?.signal;
+    if (signal?.aborted) return Promise.reject(cancelled(this.#server.name, request.method));
+
+    const id = this.#nextId++;
+    const { method } = request;
+    let { params } = request;
+    let token: Id | undefined;
+    const meta = params?._meta as Params | undefined;
+    if (meta?.progressToken !== undefined) {
+      token = meta.progressToken as Id;
+      params = { ...params, _meta: { ...meta, progressToken: id } };
+    }
+    return new Promise((resolve, reject) => {
+      const deadlineMs = this.#clock.now() + timeoutMs;
+      const pending = new Pending(
+        id,
+        method,
+        kind,
+        timeoutMs,
+        deadlineMs,
+        token,
+        options,
+        caller,
+        resolve,
+        reject,
+      );
+      this.#pending.set(id, pending);
+      if (kind === 'call') this.#calls += 1;
+      if (signal) {
+        pending.onAbort = () => this.#giveUp(pending, cancelled(this.#server.name, method), signal.reason);
+        signal.addEventListener('abort', pending.onAbort, { once: true });
+      }
+      if (deadlineMs < this.#alarmAtMs) this.#setAlarm(deadlineMs);
+      const message: Request =
+        params === undefined ? { jsonrpc: '2.0', id, method } : { jsonrpc: '2.0', id, method, params };
+      pending.sent = this.#instance!.send(message);
+      pending.sent.catch((error) => this.#notSent(pending, error));
+    });
+  }
+
+  #takeResponse(response: Response): void {
+    const pending = this.#pending.get(response.id as number);
+    if (!pending) {
+      // An answer that comes after its call was given up, or that nobody asked for.
+      this.#ghosts.delete(response.id as number);
+      if (!this.#flood.spend()) this.#flooded();
+      return;
+    }
+    this.#remove(pending);
+    if (pending.kind === 'call') this.#answered += 1;
+    pending.resolve('error' in response ? { error: response.error } : { result: response.result });
+    if (this.#suspects.size > 0) this.#judgeSuspects();
+  }
+
+  /** Takes it from everything that knows it; the caller settles it. */
+  #remove(pending: Pending): void {
+    this.#pending.delete(pending.id);
+    if (pending.kind === 'call') this.#calls -= 1;
+    if (pending.onAbort) pending.options!.signal!.removeEventListener('abort', pending.onAbort);
+    if (pending.questions > 0) {
+      for (const question of [...this.#questions.values()]) {
+        if (question.call !== pending) continue;
+        question.end();
+        question.abort.abort(new Error('The call that asked is over'));
+      }
+    }
+    this.#suspects.delete(pending);
+  }
+
+  /** Nobody waits for this answer any more; the server is told. */
+  #giveUp(pending: Pending, error: GatewayError, reason?: unknown): void {
+    if (!this.#pending.has(pending.id)) return;
+    this.#remove(pending);
+    if (pending.kind === 'call') this.#remember(pending);
+    if (pending.method !== initialize) {
+      const text = typeof reason === 'string' ? reason : error.message;
+      this.#tell({
+        jsonrpc: '2.0',
+        method: 'notifications/cancelled',
+        params: { requestId: pending.id, reason: text },
+      });
+    }
+    pending.reject(error);
+    if (this.#suspects.size > 0) this.#judgeSuspects();
+  }
+
+  #remember({ id, caller }: Pending): void {
+    if (this.#ghosts.size >= maxGhosts) this.#ghosts.delete(this.#ghosts.keys().next().value!);
+    this.#ghosts.set(id, { caller, untilMs: this.#clock.now() + this.#server.timeouts.callMs });
+  }
+
+  #notSent(pending: Pending, error: unknown): void {
+    if (error instanceof NotWritten) {
+      if (!this.#isUnwritable) {
+        this.#isUnwritable = true;
+        if (!this.#isClosed) this.#owner.onUnwritable();
+      }
+      // The handshake of a server that ended at once waits for the report of its end.
+      if (!this.#pending.has(pending.id) || pending.method === initialize) return;
+      this.#remove(pending);
+      pending.reject(error);
+      return;
+    }
+    if (this.#isClosed || !this.#pending.has(pending.id)) return;
+    if (error instanceof GatewayError) {
+      // The message itself cannot be written; the instance is well.
+      this.#remove(pending);
+      pending.reject(error);
+      return;
+    }
+    // A part may have arrived, so nothing may be replayed. Its end is near; without one it is given up all the same.
+    this.#clock.schedule(() => this.#end(error), exitWaitMs);
+  }
+
+  // Time: one alarm for all calls, never later than the earliest deadline, so that a call sets a timer only rarely
+
+  #setAlarm(atMs: number): void {
+    this.#cancelAlarm?.();
+    this.#alarmAtMs = atMs;
+    this.#cancelAlarm = this.#clock.schedule(() => this.#onAlarm(), Math.max(0, atMs - this.#clock.now()));
+  }
+
+  #onAlarm(): void {
+    this.#cancelAlarm = undefined;
+    this.#alarmAtMs = Number.POSITIVE_INFINITY;
+    const now = this.#clock.now();
+    let next = Number.POSITIVE_INFINITY;
+    for (const pending of [...this.#pending.values()]) {
+      if (this.#isAsking(pending)) continue;
+      if (pending.deadlineMs <= now) this.#timeOut(pending);
+      else next = Math.min(next, pending.deadlineMs);
+    }
+    if (next < this.#alarmAtMs) this.#setAlarm(next);
+  }
+
+  #timeOut(pending: Pending): void {
+    const { name } = this.#server;
+    if (this.#suspects.has(pending)) {
+      this.#giveUp(pending, this.#tooLarge());
+      return;
+    }
+    if (pending.method === initialize) {
+      this.#giveUp(pending, neverReady(this.#remains(undefined), this.#firstGarbage));
+      return;
+    }
+    this.#giveUp(
+      pending,
+      new GatewayError(
+        'call_timeout',
+        `Server ${name} did not answer ${pending.method} within ${seconds(pending.timeoutMs)} and reported no progress`,
+        { server: name, hint: `Raise timeouts.call of ${name} if it needs longer; the call was cancelled.` },
+      ),
+    );
+  }
+
+  #isAsking(pending: Pending): boolean {
+    return pending.questions > 0 || (this.#sessionQuestions > 0 && pending.kind === 'call');
+  }
+
+  #restartTime(pending: Pending): void {
+    pending.deadlineMs = this.#clock.now() + pending.timeoutMs;
+    if (pending.deadlineMs < this.#alarmAtMs) this.#setAlarm(pending.deadlineMs);
+  }
+
+  // What the server says by itself
+
+  #takeNotification(notification: Notification): void {
+    const { method, params } = notification;
+    if (method === 'notifications/progress') {
+      const pending = this.#pending.get(params?.progressToken as number);
+      if (!pending) return;
+      this.#restartTime(pending);
+      if (pending.token === undefined) return;
+      pending.options?.onNotification?.({
+        ...notification,
+        params: { ...params, progressToken: pending.token },
+      });
+      return;
+    }
+    if (method === 'notifications/cancelled') {
+      const question = this.#questions.get(idKey(params?.requestId as Id));
+      if (!question) return;
+      question.end();
+      question.abort.abort(new Error('The server withdrew its question'));
+      return;
+    }
+    if (method === 'notifications/message') {
+      const call = this.#soleCall();
+      if (call?.options?.onNotification) call.options.onNotification(notification);
+      else if (this.#owner.onRequest) this.#owner.onNotification(notification);
+      // Else it may be anybody's: it belongs to no client.
+      return;
+    }
+    this.#owner.onNotification(notification);
+  }
+
+  /** The one call that can be meant, undefined when there is none or another client's may be. */
+  #soleCall(): Pending | undefined {
+    if (this.#calls !== 1) return undefined;
+    for (const pending of this.#pending.values()) {
+      if (pending.kind === 'call') return this.#isHaunted(pending.caller) ? undefined : pending;
+    }
+    return undefined;
+  }
+
+  /** Whether a call that was given up, and is not this caller's, may still be worked on. */
+  #isHaunted(caller: string | undefined): boolean {
+    if (this.#ghosts.size === 0 || this.#owner.onRequest) return false;
+    const now = this.#clock.now();
+    for (const [id, ghost] of this.#ghosts) {
+      if (ghost.untilMs <= now) this.#ghosts.delete(id);
+      else if (caller === undefined || ghost.caller !== caller) return true;
+    }
+    return false;
+  }
+
+  #takeRequest(request: Request): void {
+    const { id, method } = request;
+    if (method === 'ping') {
+      this.#tell(success(id, {}));
+      return;
+    }
+    const capability = neededCapability[method];
+    if (!capability) {
+      this.#tell(failure(id, { code: -32601, message: `Method not found: ${method}` }));
+      return;
+    }
+    if (!this.#options.capabilities.includes(capability)) {
+      this.#tell(declined(id, capability));
+      return;
+    }
+    if (this.#questions.size >= maxQuestions || this.#questions.has(idKey(id))) {
+      this.#tell(failure(id, { code: -32000, message: 'Too many questions are open, or this id is in use' }));
+      return;
+    }
+    const askSession = this.#owner.onRequest;
+    if (!askSession) this.#owner.onAsked();
+    const call = this.#soleCall();
+    if (!call && !askSession) {
+      this.#tell(
+        failure(id, {
+          code: -32000,
+          message: `${method} does not say which call it belongs to: declare interactive: true, or isolation: session`,
+        }),
+      );
+      if (this.#calls === 1) this.#owner.onAmbiguous();
+      return;
+    }
+    const ask = call?.options?.onRequest ?? askSession;
+    if (!ask) {
+      this.#tell(declined(id, capability));
+      return;
+    }
+    this.#askClient(request, capability, call, ask);
+  }
+
+  #askClient(
+    request: Request,
+    capability: ClientCapability,
+    call: Pending | undefined,
+    ask: (request: Request, signal: AbortSignal) => Promise<Outcome>,
+  ): void {
+    const abort = new AbortController();
+    const key = idKey(request.id);
+    const end = () => {
+      if (this.#questions.get(key) !== question) return false;
+      this.#questions.delete(key);
+      cancelTimer();
+      if (call) call.questions -= 1;
+      else this.#sessionQuestions -= 1;
+      for (const pending of call ? [call] : this.#pending.values()) {
+        if (this.#pending.has(pending.id)) this.#restartTime(pending);
+      }
+      return true;
+    };
+    const question: Question = { call, abort, end };
+    const cancelTimer = this.#clock.schedule(() => {
+      if (!end()) return;
+      this.#tell(declined(request.id, capability));
+      abort.abort(new Error('The client did not answer in time'));
+    }, this.#server.timeouts.clientMs);
+    this.#questions.set(key, question);
+    if (call) call.questions += 1;
+    else this.#sessionQuestions += 1;
+
+    ask(request, abort.signal).then(
+      (outcome) => {
+        if (!end()) return;
+        this.#tell(
+          'error' in outcome ? failure(request.id, outcome.error) : success(request.id, outcome.result),
+        );
+      },
+      () => {
+        if (end()) this.#tell(declined(request.id, capability));
+      },
+    );
+  }
+
+  // A server that writes too much
+
+  /** One answer was too long and was dropped. Whose it was is known by its id, or by elimination; no other call suffers. */
+  #takeOversize(noise: Noise): void {
+    const named = noise.id === undefined ? undefined : this.#pending.get(noise.id as number);
+    if (named) {
+      this.#remove(named);
+      named.reject(this.#tooLarge(noise.bytes));
+    } else if (noise.id === undefined && !isNoAnswer(noise.text)) {
+      for (const pending of this.#pending.values()) this.#suspects.add(pending);
+      this.#droppedAnswers += 1;
+    }
+    this.#judgeSuspects(noise.bytes);
+    if (this.#isReady && !this.#isClosed) this.#checkLife(noise.bytes);
+  }
+
+  /** When as many calls are left as answers were dropped, those are the ones. */
+  #judgeSuspects(bytes?: number): void {
+    if (this.#suspects.size > this.#droppedAnswers) return;
+    const victims = [...this.#suspects];
+    this.#suspects.clear();
+    this.#droppedAnswers = 0;
+    for (const victim of victims) {
+      this.#remove(victim);
+      victim.reject(this.#tooLarge(bytes));
+    }
+  }
+
+  /** A line that was too long may be one that never ends: what says nothing else for a while is given up. */
+  #checkLife(bytes: number): void {
+    const heard = this.#heard;
+    this.ask('ping', {}, this.#server.timeouts.handshakeMs).catch(() => {
+      if (this.#heard === heard) this.#condemn(this.#tooLarge(bytes));
+    });
+  }
+
+  #tooLarge(bytes?: number): GatewayError {
+    const { name } = this.#server;
+    const limit = sizeText(this.#options.maxMessageBytes);
+    const size = bytes === undefined ? '' : ` (${sizeText(bytes)} so far)`;
+    return new GatewayError(
+      'message_too_large',
+      `Server ${name} wrote a line longer than ${limit}${size}; its answer was dropped`,
+      { server: name, hint: 'Ask it for less at a time, or raise gateway.max_message.' },
+    );
+  }
+
+  #flooded(): void {
+    const { name } = this.#server;
+    const sample = this.#firstGarbage === undefined ? '' : ` One of them: "${this.#firstGarbage}".`;
+    this.#condemn(
+      new GatewayError(
+        'flooded',
+        `Server ${name} wrote ${this.#flood.spent} lines that answer nothing (${floodCapacity} at once and ${floodPerSecond} a second are allowed) and was stopped.${sample}`,
+        { server: name, hint: 'Make it write its logs to stderr, and fewer notifications.' },
+      ),
+    );
+  }
+
+  #condemn(error: GatewayError): void {
+    if (this.#isClosed) return;
+    this.close(error);
+    this.#owner.onCondemned(error);
+  }
+
+  // The end
+
+  #end(cause?: unknown): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#owner.onEnded();
+    const instance = this.#instance!;
+    let isReported = false;
+    let exit: Exit | undefined;
+    const report = () => {
+      if (isReported) return;
+      isReported = true;
+      cancelTimer();
+      const remains = this.#remains(exit, cause);
+      const error = this.#isReady ? crashed(remains) : endedBeforeReady(remains);
+      this.#settleAll(error);
+      this.#owner.onCrash(error);
+    };
+    const cancelTimer = this.#clock.schedule(report, exitWaitMs);
+    const exited = instance.exited.then((known) => {
+      exit = known;
+    });
+    // A message that was on its way may turn out not to have been written: its call can go elsewhere.
+    const sent = [...this.#pending.values()].map((pending) => pending.sent);
+    void Promise.allSettled([exited, ...sent]).then(report);
+  }
+
+  #remains(exit: Exit | undefined, cause?: unknown): Remains {
+    const instance = this.#instance!;
+    return { server: this.#server, instance: instance.name, exit, stderr: instance.stderrTail(), cause };
+  }
+
+  #settleAll(error: GatewayError): void {
+    this.#suspects.clear();
+    for (const pending of [...this.#pending.values()]) {
+      this.#remove(pending);
+      pending.reject(error);
+    }
+    for (const question of [...this.#questions.values()]) {
+      question.end();
+      question.abort.abort(error);
+    }
+    this.#ghosts.clear();
+    // Last, because the end of a question sets it.
+    this.#cancelAlarm?.();
+    this.#cancelAlarm = undefined;
+  }
+
+  /** Writes what needs no answer. A dead instance shows itself elsewhere. */
+  #tell(message: Message): void {
+    this.#instance?.send(message).catch(() => {});
+  }
+
+  #notWritten(): NotWritten {
+    return new NotWritten(`${this.#instance?.name ?? this.#server.name} takes no more messages`);
+  }
+}
+
+/** The error of a call whose caller gave up. */
+export function cancelled(server: string, what: string): GatewayError {
+  return new GatewayError('cancelled', `The caller cancelled ${what} on server ${server}`, { server });
+}
+
+/** What a server gets whose client cannot or did not answer. */
+function declined(id: Id, capability: ClientCapability): Response {
+  if (capability === 'elicitation') return success(id, { action: 'decline' });
+  if (capability === 'sampling')
+    return failure(id, { code: -1, message: 'The client declined the sampling request' });
+  return failure(id, { code: -32601, message: 'The client has no roots' });
+}
+
+/** Whether a dropped line was a request or a notification: those name their method early, an answer has none. */
+function isNoAnswer(beginning: string): boolean {
+  return /^\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?(?:"id"\s*:\s*(?:-?\d+|"[^"]*")\s*,\s*)?"method"/.test(
+    beginning,
+  );
+}
+
+const asParams = (value: unknown): Params =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Params) : {};

@@ -1,0 +1,57 @@
+/** RFC 5424 severities as MCP names them, the most verbose first. */
+const levels = ['debug', 'info', 'notice', 'warning', 'error', 'critical', 'alert', 'emergency'];
+
+/** Stands for those who ask without a session. */
+type Asker = string | undefined;
+
+/**
+ * What clients want of a server beyond single calls: a log level, resources to watch. Kept so that an instance that is
+ * started later is told of it.
+ */
+export class DesiredState {
+  readonly #levels = new Map<Asker, string>();
+  readonly #watchers = new Map<string, Set<Asker>>();
+
+  /** `level` undefined takes the wish back. */
+  setLevel(asker: Asker, level: string | undefined): void {
+    if (level === undefined) this.#levels.delete(asker);
+    else this.#levels.set(asker, level);
+  }
+
+  /** The most verbose level that anybody wants, or what `only` wants; undefined: the server's own choice. */
+  level(only?: { asker: Asker }): string | undefined {
+    if (only) return this.#levels.get(only.asker);
+    let lowest: string | undefined;
+    for (const level of this.#levels.values()) {
+      if (lowest === undefined || levels.indexOf(level) < levels.indexOf(lowest)) lowest = level;
+    }
+    return lowest;
+  }
+
+  watch(asker: Asker, uri: string): void {
+    let askers = this.#watchers.get(uri);
+    if (!askers) {
+      askers = new Set();
+      this.#watchers.set(uri, askers);
+    }
+    askers.add(asker);
+  }
+
+  unwatch(asker: Asker, uri: string): void {
+    const askers = this.#watchers.get(uri);
+    askers?.delete(asker);
+    if (askers?.size === 0) this.#watchers.delete(uri);
+  }
+
+  /** What anybody watches, or what `only` does. */
+  watched(only?: { asker: Asker }): string[] {
+    const entries = [...this.#watchers];
+    return entries.filter(([, askers]) => !only || askers.has(only.asker)).map(([uri]) => uri);
+  }
+
+  /** A session is over. */
+  forget(asker: string): void {
+    this.#levels.delete(asker);
+    for (const uri of [...this.#watchers.keys()]) this.unwatch(asker, uri);
+  }
+}

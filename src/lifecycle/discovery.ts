@@ -1,0 +1,139 @@
+import { type Clock, systemClock } from '../base/async.ts';
+import { GatewayError } from '../base/errors.ts';
+import type { Params } from '../protocol/jsonrpc.ts';
+import { NotWritten } from '../runtimes/runtime.ts';
+import { seconds } from './diagnosis.ts';
+import type { Fleet } from './fleet.ts';
+import type { Handshake, Lease } from './lease.ts';
+
+/** A tool, prompt, resource or resource template as its server described it. */
+type Entry = Params;
+
+/** What a server offers, read at one time; the catalog's `Snapshot`. */
+export interface Reading extends Handshake {
+  tools: Entry[];
+  resources: Entry[];
+  resourceTemplates: Entry[];
+  prompts: Entry[];
+}
+
+/** No real server comes near; one that never ends its list must not fill memory. */
+const maxPages = 1000;
+const maxEntries = 20_000;
+const pageTimeoutMs = 60_000;
+const attempts = 3;
+const methodNotFound = -32601;
+
+/** Reads what servers offer, starting them when they do not run; the catalog's `SnapshotSource`. */
+export class Discovery {
+  readonly #fleet: Fleet;
+  readonly #clock: Clock;
+
+  constructor({ fleet, clock = systemClock }: { fleet: Fleet; clock?: Clock }) {
+    this.#fleet = fleet;
+    this.#clock = clock;
+  }
+
+  /** What would run now. Starts nothing, but builds or pulls what is missing: that is the first part of a discovery. */
+  digest(server: string, signal: AbortSignal): Promise<string> {
+    return this.#fleet.digest(server, signal);
+  }
+
+  /** Every page of every list that the server declares; with `affinity`, those of that session. Rejects with GatewayError. */
+  async read(server: string, signal: AbortSignal, affinity?: string): Promise<Reading> {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.#readOnce(server, signal, affinity);
+      } catch (error) {
+        // Its instance ended in between; to read is safe to repeat.
+        if (!(error instanceof NotWritten)) throw error;
+        if (attempt >= attempts) throw failed(server, 'ended while its lists were read');
+      }
+    }
+  }
+
+  async #readOnce(server: string, signal: AbortSignal, affinity: string | undefined): Promise<Reading> {
+    using lease = await this.#fleet.lease(server, { purpose: 'upkeep', affinity, signal });
+    const { handshake } = lease;
+    const { capabilities } = handshake;
+    // Servers that declare nothing at all answer tools/list more often than not.
+    const hasTools = capabilities.tools || !(capabilities.resources || capabilities.prompts);
+    const list = (method: string, key: string) => this.#readList(server, lease, method, key, signal);
+    return {
+      ...handshake,
+      tools: hasTools ? await list('tools/list', 'tools') : [],
+      resources: capabilities.resources ? await list('resources/list', 'resources') : [],
+      resourceTemplates: capabilities.resources
+        ? await list('resources/templates/list', 'resourceTemplates')
+        : [],
+      prompts: capabilities.prompts ? await list('prompts/list', 'prompts') : [],
+    };
+  }
+
+  async #readList(
+    server: string,
+    lease: Lease,
+    method: string,
+    key: string,
+    signal: AbortSignal,
+  ): Promise<Entry[]> {
+    const entries: Entry[] = [];
+    const seen = new Set<unknown>();
+    for (let cursor: unknown; ; ) {
+      const result = await this.#readPage(server, lease, method, cursor, signal);
+      if (!result) return entries;
+      const page = result[key];
+      if (page !== undefined && !Array.isArray(page)) {
+        throw failed(server, `answered ${method} without a list of ${key}`);
+      }
+      for (const entry of page ?? []) if (typeof entry === 'object' && entry !== null) entries.push(entry);
+      cursor = result.nextCursor;
+      // A cursor that was given before leads in a circle: everything has been read.
+      if (cursor === undefined || cursor === null || cursor === '' || seen.has(cursor)) return entries;
+      seen.add(cursor);
+      if (seen.size >= maxPages || entries.length > maxEntries) {
+        throw failed(
+          server,
+          `has more than ${seen.size >= maxPages ? `${maxPages} pages` : `${maxEntries} entries`} in ${method}`,
+        );
+      }
+    }
+  }
+
+  /** undefined when the server does not know the method. */
+  async #readPage(
+    server: string,
+    lease: Lease,
+    method: string,
+    cursor: unknown,
+    signal: AbortSignal,
+  ): Promise<Params | undefined> {
+    const late = new AbortController();
+    const cancelTimer = this.#clock.schedule(() => late.abort(), pageTimeoutMs);
+    try {
+      const outcome = await lease.call(
+        { method, params: cursor === undefined ? {} : { cursor } },
+        { signal: AbortSignal.any([signal, late.signal]) },
+      );
+      if (!('error' in outcome)) return outcome.result;
+      if (outcome.error.code === methodNotFound) return undefined;
+      throw failed(
+        server,
+        `answered ${method} with an error: ${outcome.error.message} (${outcome.error.code})`,
+      );
+    } catch (error) {
+      throw late.signal.aborted
+        ? failed(server, `did not answer ${method} within ${seconds(pageTimeoutMs)}`)
+        : error;
+    } finally {
+      cancelTimer();
+    }
+  }
+}
+
+function failed(server: string, what: string): GatewayError {
+  return new GatewayError('discovery_failed', `Server ${server} ${what}`, {
+    server,
+    hint: `mcp-gateway logs ${server} shows what it wrote.`,
+  });
+}

@@ -1,0 +1,902 @@
+import { Backoff, type Clock, type Semaphore } from '../base/async.ts';
+import { asGatewayError, type ErrorCode, GatewayError } from '../base/errors.ts';
+import type { Store } from '../base/store.ts';
+import type { GatewayConfig, ServerConfig } from '../config/schema.ts';
+import type { Events, ServerState } from '../observability/events.ts';
+import type { Notification } from '../protocol/jsonrpc.ts';
+import type { Runtime } from '../runtimes/runtime.ts';
+import { type Balancer, createBalancer } from './balancer.ts';
+import type { Capacity } from './capacity.ts';
+import { cancelled } from './connection.ts';
+import { DesiredState } from './desired-state.ts';
+import { seconds } from './diagnosis.ts';
+import type { InstanceListener, Lease, LeaseOptions } from './lease.ts';
+import { Member, type MemberOwner, type Purpose, type StopReason } from './member.ts';
+import { prepare } from './readiness.ts';
+
+/** One instance as `/servers` shows it. */
+export interface InstanceStatus {
+  id: string;
+  state: 'starting' | 'ready' | 'paused' | 'draining';
+  leases: number;
+  startedAtMs: number;
+  /** As last measured. */
+  memoryBytes: number | undefined;
+}
+
+/** A server as `/servers` shows it, as far as the fleet knows. */
+export interface PoolStatus {
+  name: string;
+  type: ServerConfig['type'];
+  state: ServerState;
+  instances: InstanceStatus[];
+  /** Calls that wait for an instance. */
+  waiting: number;
+  lastError: { code: ErrorCode; message: string; hint: string | undefined; atMs: number } | undefined;
+  /** While it is in back-off. */
+  retryAtMs: number | undefined;
+}
+
+export interface PoolOptions {
+  server: ServerConfig;
+  gateway: GatewayConfig;
+  /** Throws GatewayError where no runtime can start the server. */
+  runtimeFor(server: ServerConfig): Runtime;
+  capacity: Capacity;
+  slots: Semaphore;
+  listener: InstanceListener;
+  events: Events;
+  clock: Clock;
+  version: string;
+  /** Where it is noted which sessions have state in a stateful server, so that its loss in a restart is told too. */
+  store: Store | undefined;
+  random: (() => number) | undefined;
+  /** Called after a change that somebody who waits for quiet may wait for. */
+  onChange(): void;
+}
+
+/** One who waits for an instance. */
+interface Waiter {
+  readonly purpose: Purpose;
+  readonly caller: string | undefined;
+  readonly sinceMs: number;
+  readonly onWaiting: ((text: string) => void) | undefined;
+  grant(lease: Lease): void;
+  refuse(error: unknown): void;
+}
+
+/** Failures in a row after which calls are refused until the next try. */
+const breakerFailures = 3;
+/** How often a minimum of instances is tried again when the engine is away. */
+const keepRetryMs = 5000;
+/** How long a note of a session's state is kept; sessions that live longer without a restart lose nothing. */
+const stateNoteTtlMs = 7 * 86_400_000;
+
+/** The instances that may serve the same callers: all of a shared server, or one session's. */
+class Group {
+  readonly affinity: string | undefined;
+  readonly max: number;
+  /** Those that are or will be of use, oldest first. */
+  readonly members: Member[] = [];
+  /** Those that are being stopped or cleared away; their place is not free yet. */
+  readonly leaving = new Set<Member>();
+  readonly calls = new Set<Waiter>();
+  readonly upkeep = new Set<Waiter>();
+  /** What those who wait are told. */
+  note: string | undefined;
+  /** Time spent on a start does not count as time in the queue. */
+  startEndedAtMs = 0;
+  cancelQueueTimer: (() => void) | undefined;
+  /** For stateful servers: the sessions with something in its memory, and those that must be told that it is lost. */
+  readonly users = new Set<string>();
+  readonly lost = new Map<string, GatewayError>();
+
+  constructor(affinity: string | undefined, max: number) {
+    this.affinity = affinity;
+    this.max = max;
+  }
+
+  get waiting(): number {
+    return this.calls.size + this.upkeep.size;
+  }
+
+  get isEmpty(): boolean {
+    return (
+      this.members.length === 0 &&
+      this.leaving.size === 0 &&
+      this.waiting === 0 &&
+      this.users.size === 0 &&
+      this.lost.size === 0
+    );
+  }
+}
+
+/**
+ * The instances of one server: who gets a lease, when one is started, and when the server is given a rest. Every decision is made at
+ * one moment from what is known then; only starts, stops, freezes and thaws are waited for, and each of them comes back here.
+ */
+export class Pool {
+  readonly #options: PoolOptions;
+  readonly #server: ServerConfig;
+  readonly #clock: Clock;
+  readonly #balancer: Balancer;
+  readonly #backoff = new Backoff();
+  readonly #desired = new DesiredState();
+  readonly #groups = new Map<string | undefined, Group>();
+  /** Sessions whose notes of an earlier run have been looked up. */
+  readonly #looked = new Map<string, Promise<void>>();
+  #asks: boolean;
+  #nextSerial = 1;
+  #waiting = 0;
+  /** Failures ever counted; instances of one wave fail together and count once. */
+  #failures = 0;
+  readonly #bornAfter = new WeakMap<Member, number>();
+  #retryAtMs = 0;
+  #cancelRetry: (() => void) | undefined;
+  #cancelKeep: (() => void) | undefined;
+  #lastError: PoolStatus['lastError'];
+  #startFailed = false;
+  #shownState: ServerState = 'stopped';
+  #isClosed = false;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#server = options.server;
+    this.#clock = options.clock;
+    this.#balancer = createBalancer(options.server.loadBalancing, options.random);
+    this.#asks = options.server.interactive === true;
+    this.#shownState = this.#state();
+    const { problem } = options.server;
+    if (problem) this.#lastError = { ...problem, atMs: this.#clock.now() };
+  }
+
+  get server(): ServerConfig {
+    return this.#server;
+  }
+
+  /** What kind of runtime starts it, undefined: none can. */
+  get runtimeKind(): Runtime['kind'] | undefined {
+    try {
+      return this.#runtime().kind;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** What would run now; makes it first if need be. Rejects with GatewayError. */
+  async digest(signal: AbortSignal): Promise<string> {
+    const refusal = this.#refusal();
+    if (refusal) throw refusal;
+    const { name } = this.#server;
+    const { events } = this.#options;
+    const context = { server: this.#server, runtime: this.#runtime(), clock: this.#clock, signal };
+    const prepared = await prepare(context, ({ step, text, fraction }) => {
+      events.emit('prepare.progress', { server: name, step, text, fraction });
+    });
+    return prepared.digest;
+  }
+
+  /** Rejects with GatewayError. */
+  lease(options: LeaseOptions): Promise<Lease> {
+    const refusal = this.#refusal();
+    if (refusal) return Promise.reject(refusal);
+    const { affinity: caller, signal, purpose = 'call' } = options;
+    if (signal?.aborted) return Promise.reject(cancelled(this.#server.name, 'the wait for an instance'));
+    const affinity = this.#server.isolation === 'session' ? caller : undefined;
+    if (this.#server.stateful && caller !== undefined && purpose === 'call') {
+      return this.#leaseWithState(affinity, caller, options);
+    }
+    return this.#leaseFrom(this.#groupOf(affinity), purpose, options);
+  }
+
+  #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
+    if (purpose === 'upkeep' || group.calls.size === 0) {
+      const member = this.#available(group, purpose);
+      if (member) return Promise.resolve(member.grant(purpose, options.affinity));
+    }
+    return this.#enqueue(group, purpose, options);
+  }
+
+  /** A session whose state is gone is told so once; then it goes on with a fresh instance. */
+  async #leaseWithState(affinity: string | undefined, caller: string, options: LeaseOptions): Promise<Lease> {
+    await this.#lookUpState(affinity, caller);
+    const group = this.#groupOf(affinity);
+    const loss = group.lost.get(caller);
+    if (loss) {
+      group.lost.delete(caller);
+      throw loss;
+    }
+    const lease = await this.#leaseFrom(group, 'call', options);
+    if (!group.users.has(caller)) {
+      group.users.add(caller);
+      this.#options.store?.set(this.#stateKey(caller), true, stateNoteTtlMs).catch(() => {});
+    }
+    return lease;
+  }
+
+  /** The session is over: its instance stops, its wishes are forgotten. */
+  endSession(affinity: string): void {
+    this.#desired.forget(affinity);
+    this.#looked.delete(affinity);
+    const group = this.#groups.get(affinity);
+    if (group) {
+      this.#refuseAll(group, new GatewayError('session_unknown', 'The session has ended'));
+      this.#forgetState(group, affinity);
+      for (const member of [...group.members]) member.retire('session');
+      this.#dropIfEmpty(group);
+    }
+    const shared = this.#groups.get(undefined);
+    if (!shared) return;
+    this.#forgetState(shared, affinity);
+    for (const member of [...shared.members]) {
+      this.#applyDesired(member, shared);
+      member.look();
+    }
+    this.#dropIfEmpty(shared);
+  }
+
+  setLogLevel(affinity: string | undefined, level: string | undefined): void {
+    this.#desired.setLevel(affinity, level);
+    for (const group of this.#groups.values())
+      for (const member of group.members) this.#applyLevel(member, group);
+  }
+
+  /** Remembers that a session watches a resource, or no longer does; running instances are told. */
+  rememberSubscription(affinity: string | undefined, uri: string, on: boolean): void {
+    if (on) this.#desired.watch(affinity, uri);
+    else this.#desired.unwatch(affinity, uri);
+    for (const group of this.#groups.values())
+      for (const member of group.members) this.#applyDesired(member, group);
+  }
+
+  /** Tells a session's own instance, if it runs. */
+  notifySession(affinity: string, notification: { method: string; params?: Record<string, unknown> }): void {
+    for (const member of this.#groups.get(affinity)?.members ?? []) member.tell(notification);
+  }
+
+  /** From now on a shared instance gets one call at a time. */
+  markInteractive(): void {
+    if (this.#server.interactive === undefined) this.#asks = true;
+  }
+
+  /** Starts what `pool.min` asks for. */
+  keepMinimum(): void {
+    const { min } = this.#server.pool;
+    if (
+      min === 0 ||
+      this.#cancelKeep ||
+      this.#refusal() ||
+      !this.runtimeKind ||
+      this.#server.isolation === 'session'
+    )
+      return;
+    const group = this.#groupOf(undefined);
+    while (group.members.length < min && group.members.length + group.leaving.size < group.max) {
+      const waitMs = this.#retryAtMs - this.#clock.now();
+      if (waitMs > 0) {
+        this.#keepLater(waitMs);
+        return;
+      }
+      this.#start(group, 'call');
+    }
+  }
+
+  /** The engine is there again: what failed may work now. */
+  forgive(): void {
+    this.#backoff.succeed();
+    this.#retryAtMs = 0;
+    this.#cancelKeep?.();
+    this.#cancelKeep = undefined;
+    this.keepMinimum();
+    for (const group of [...this.#groups.values()]) this.#serve(group);
+    this.#showState();
+  }
+
+  /** Stops all instances when their leases are closed, at the latest after `limitMs`. Calls that come later start a fresh one. */
+  async stop(limitMs: number): Promise<void> {
+    const members = this.#everyone();
+    for (const member of members) member.retire('request');
+    const cancelTimer = this.#clock.schedule(() => {
+      const { name, timeouts } = this.#server;
+      const error = new GatewayError('draining', `Server ${name} was stopped on request`, { server: name });
+      for (const member of members) member.kill('request', error, timeouts.stopMs);
+    }, limitMs);
+    await Promise.all(members.map((member) => member.gone));
+    cancelTimer();
+  }
+
+  /** Takes nothing more; what is there is stopped at once, what waits or runs fails with `error`. */
+  async close(error: GatewayError, options: { isHard: boolean }): Promise<void> {
+    this.#isClosed = true;
+    this.#cancelRetry?.();
+    this.#cancelKeep?.();
+    for (const group of this.#groups.values()) {
+      group.cancelQueueTimer?.();
+      this.#refuseAll(group, error);
+    }
+    const members = this.#everyone();
+    for (const member of members) {
+      member.kill('drain', error, options.isHard ? 0 : this.#server.timeouts.stopMs);
+    }
+    await Promise.all(members.map((member) => member.gone));
+  }
+
+  /** Whether nothing waits and nothing is held. */
+  get isQuiet(): boolean {
+    return this.#waiting === 0 && this.#everyone().every((member) => member.leases === 0);
+  }
+
+  /** Instances that will give back their place without anybody's help. */
+  get leaving(): number {
+    let count = 0;
+    for (const group of this.#groups.values()) {
+      for (const member of group.leaving) if (member.leases === 0) count += 1;
+    }
+    return count;
+  }
+
+  /** Members that nobody holds and that may be stopped to make room. */
+  evictable(): Member[] {
+    return this.#everyone().filter(
+      (member) =>
+        member.leases === 0 &&
+        (member.state === 'ready' || member.state === 'paused') &&
+        !this.#isKept(member) &&
+        !this.#hasState(member),
+    );
+  }
+
+  status(): PoolStatus {
+    const shown: Partial<Record<Member['state'], InstanceStatus['state']>> = {
+      starting: 'starting',
+      ready: 'ready',
+      pausing: 'ready',
+      paused: 'paused',
+      resuming: 'paused',
+      draining: 'draining',
+    };
+    const instances = this.#everyone().flatMap((member) => {
+      const state = shown[member.state];
+      if (!state) return [];
+      const { name: id, leases, startedAtMs, memoryBytes } = member;
+      return [{ id, state, leases, startedAtMs, memoryBytes }];
+    });
+    const { name, type } = this.#server;
+    return {
+      name,
+      type,
+      state: this.#state(),
+      instances,
+      waiting: this.#waiting,
+      lastError: this.#lastError,
+      retryAtMs: this.#retryAtMs > this.#clock.now() ? this.#retryAtMs : undefined,
+    };
+  }
+
+  /** Asks the runtime what the instances use; bounded by the runtime's own patience. */
+  async measure(): Promise<void> {
+    await Promise.all(this.#everyone().map((member) => member.measure()));
+  }
+
+  // Waiting and handing out
+
+  #enqueue(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
+    const { name } = this.#server;
+    const { maxQueue } = this.#options.gateway;
+    try {
+      this.#runtime();
+    } catch (error) {
+      return Promise.reject(asGatewayError(error, name));
+    }
+    if (this.#waiting >= maxQueue) {
+      return Promise.reject(
+        new GatewayError('queue_full', `Server ${name} has ${maxQueue} calls waiting and takes no more`, {
+          server: name,
+          hint: `Try again later; more concurrency or a higher pool.max of ${name} lets more calls run at a time.`,
+        }),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      const { signal, onWaiting, affinity: caller } = options;
+      const queue = purpose === 'call' ? group.calls : group.upkeep;
+      const leave = () => {
+        if (!queue.delete(waiter)) return false;
+        this.#waiting -= 1;
+        signal?.removeEventListener('abort', onAbort);
+        return true;
+      };
+      const onAbort = () => {
+        if (!leave()) return;
+        reject(cancelled(name, 'the wait for an instance'));
+        if (group.waiting === 0) this.#dropUnwanted(group);
+        this.#options.onChange();
+      };
+      const waiter: Waiter = {
+        purpose,
+        caller,
+        sinceMs: this.#clock.now(),
+        onWaiting,
+        grant(lease) {
+          leave();
+          resolve(lease);
+        },
+        refuse(error) {
+          leave();
+          reject(error);
+        },
+      };
+      queue.add(waiter);
+      this.#waiting += 1;
+      signal?.addEventListener('abort', onAbort, { once: true });
+      if (group.note !== undefined) onWaiting?.(group.note);
+      this.#serve(group);
+      if (queue.has(waiter)) this.#watchQueue(group);
+    });
+  }
+
+  /** Gives waiting callers what there is, in order, and sees to it that more comes. */
+  #serve(group: Group): void {
+    if (group.waiting === 0) return;
+    for (const waiter of group.upkeep) {
+      const member = this.#available(group, 'upkeep');
+      if (!member) break;
+      waiter.grant(member.grant('upkeep', waiter.caller));
+    }
+    for (const waiter of group.calls) {
+      const member = this.#available(group, 'call');
+      if (!member) break;
+      waiter.grant(member.grant('call', waiter.caller));
+    }
+    if (group.waiting > 0 && !this.#isClosed) this.#provide(group);
+  }
+
+  /** Thaws and starts as many instances as those who wait can fill. */
+  #provide(group: Group): void {
+    const perMember = this.#concurrency(group);
+    let coming = 0;
+    for (const { state } of group.members) {
+      if (state === 'starting' || state === 'resuming' || state === 'pausing') coming += perMember;
+    }
+    const isShort = () => coming < group.calls.size || (coming === 0 && group.upkeep.size > 0);
+    for (const member of group.members) {
+      if (member.state !== 'paused' || !isShort()) continue;
+      member.resume();
+      coming += perMember;
+    }
+    // One that is being stopped still counts: copies may run side by side only as far as `max` says.
+    while (isShort() && group.members.length + group.leaving.size < group.max) {
+      if (!this.#mayStart(group)) return;
+      this.#start(group, group.calls.size > 0 ? 'call' : 'upkeep');
+      coming += perMember;
+    }
+  }
+
+  #available(group: Group, purpose: Purpose): Member | undefined {
+    const { members } = group;
+    if (purpose === 'upkeep') return members.find(({ state }) => state === 'ready');
+    const limit = this.#concurrency(group);
+    if (members.length === 1) {
+      const only = members[0]!;
+      return only.state === 'ready' && only.calls < limit ? only : undefined;
+    }
+    const candidates = members.filter(({ state, calls }) => state === 'ready' && calls < limit);
+    return candidates.length === 0 ? undefined : this.#balancer.pick(candidates);
+  }
+
+  /** A shared server that asks its clients gets one call at a time, so that each question has one possible addressee. */
+  #concurrency(group: Group): number {
+    return this.#asks && group.affinity === undefined ? 1 : this.#server.concurrency;
+  }
+
+  /** One timer for all that wait, for the first of them. */
+  #watchQueue(group: Group): void {
+    if (group.cancelQueueTimer) return;
+    const [call] = group.calls;
+    const [upkeep] = group.upkeep;
+    const deadlines = [call, upkeep].flatMap((first) => (first ? [this.#queueDeadline(group, first)] : []));
+    if (deadlines.length === 0) return;
+    const dueMs = Math.min(...deadlines) - this.#clock.now();
+    group.cancelQueueTimer = this.#clock.schedule(
+      () => {
+        group.cancelQueueTimer = undefined;
+        this.#expire(group);
+        this.#watchQueue(group);
+      },
+      Math.max(1, dueMs),
+    );
+  }
+
+  #queueDeadline(group: Group, waiter: Waiter): number {
+    const { queueMs } = this.#server.timeouts;
+    const isStarting = group.members.some(({ state, phase }) => state === 'starting' && phase === 'working');
+    const fromMs = isStarting ? this.#clock.now() : Math.max(waiter.sinceMs, group.startEndedAtMs);
+    return fromMs + queueMs;
+  }
+
+  #expire(group: Group): void {
+    const now = this.#clock.now();
+    const { name, timeouts } = this.#server;
+    for (const waiter of [...group.calls, ...group.upkeep]) {
+      if (this.#queueDeadline(group, waiter) > now) continue;
+      waiter.refuse(
+        new GatewayError(
+          'queue_timeout',
+          `No instance of server ${name} became free within ${seconds(timeouts.queueMs)}`,
+          {
+            server: name,
+            hint: this.#queueHint(group),
+          },
+        ),
+      );
+    }
+    if (group.waiting === 0) this.#dropUnwanted(group);
+    this.#options.onChange();
+  }
+
+  #queueHint(group: Group): string {
+    const { name } = this.#server;
+    if (group.members.some(({ state }) => state === 'starting')) {
+      return 'All places for instances are taken: raise gateway.max_instances, or stop a server.';
+    }
+    if (this.#asks && group.affinity === undefined) {
+      return `${name} asks its clients and so gets one call at a time: isolation: session gives each client its own instance.`;
+    }
+    return `Raise concurrency or pool.max of ${name}, or try again later.`;
+  }
+
+  #refuseAll(group: Group, error: GatewayError): void {
+    for (const waiter of [...group.upkeep, ...group.calls]) waiter.refuse(error);
+  }
+
+  /** Starts that wait for their turn and that nobody waits for any more. */
+  #dropUnwanted(group: Group): void {
+    for (const member of [...group.members]) {
+      if (member.state === 'starting' && member.phase === 'waiting' && !this.#isKept(member)) {
+        member.abortStart(cancelled(this.#server.name, 'the start'));
+      }
+    }
+  }
+
+  // Starting and failing
+
+  #start(group: Group, startedFor: Purpose): void {
+    const { capacity, slots, gateway, version, clock, events } = this.#options;
+    const member = new Member({
+      server: this.#server,
+      runtime: this.#runtime(),
+      serial: this.#nextSerial++,
+      affinity: group.affinity,
+      startedFor,
+      capacity,
+      slots,
+      maxMessageBytes: gateway.maxMessageBytes,
+      version,
+      clock,
+      events,
+      owner: this.#ownerFor(group),
+    });
+    this.#bornAfter.set(member, this.#failures);
+    group.members.push(member);
+    this.#say(group, `starting ${this.#server.name}`);
+    void member.start();
+    this.#showState();
+  }
+
+  /** Whether the server is given another try now; if not, those who wait are told, or wait for the next one. */
+  #mayStart(group: Group): boolean {
+    const waitMs = this.#retryAtMs - this.#clock.now();
+    if (waitMs <= 0) return true;
+    if (this.#backoff.failures >= breakerFailures && group.members.length === 0) {
+      this.#refuseAll(group, this.#failing(waitMs));
+    } else {
+      this.#cancelRetry ??= this.#clock.schedule(() => {
+        this.#cancelRetry = undefined;
+        for (const waiting of [...this.#groups.values()]) this.#serve(waiting);
+      }, waitMs);
+    }
+    return false;
+  }
+
+  #failing(waitMs: number): GatewayError {
+    const { name } = this.#server;
+    const last = this.#lastError;
+    const { failures } = this.#backoff;
+    return new GatewayError(
+      'server_failing',
+      `Server ${name} failed ${failures} times in a row and is tried again in ${seconds(waitMs)}${last ? `. The last time: ${last.message}` : ''}`,
+      {
+        server: name,
+        hint: last?.hint,
+        data: { retryInMs: waitMs, failures, ...(last && { reason: last.code }) },
+      },
+    );
+  }
+
+  /** Instances that were there when the last failure was counted belong to it. */
+  #countFailure(member: Member, isCrash: boolean): void {
+    if (this.#bornAfter.get(member) !== this.#failures) return;
+    this.#failures += 1;
+    const delayMs = this.#backoff.fail();
+    // A crash alone must not make the next call wait.
+    this.#retryAtMs = isCrash && this.#backoff.failures === 1 ? 0 : this.#clock.now() + delayMs;
+  }
+
+  #remember({ code, message, hint }: GatewayError): void {
+    this.#lastError = { code, message, hint, atMs: this.#clock.now() };
+  }
+
+  #ownerFor(group: Group): MemberOwner {
+    const { listener, capacity, onChange } = this.#options;
+    const { name } = this.#server;
+    const remove = (member: Member) => {
+      const index = group.members.indexOf(member);
+      if (index !== -1) group.members.splice(index, 1);
+      group.leaving.add(member);
+    };
+    return {
+      onPhase: (member) => {
+        if (member.phase === 'working') return;
+        group.startEndedAtMs = this.#clock.now();
+      },
+      onProgress: (_member, text) => this.#say(group, `preparing ${name}: ${text}`),
+      onReady: (member) => {
+        group.startEndedAtMs = this.#clock.now();
+        group.note = undefined;
+        this.#startFailed = false;
+        this.#applyDesired(member, group);
+        this.#serve(group);
+        for (const other of [...group.members]) if (other !== member) other.look();
+        listener.onReady(name, group.affinity, member.startedFor);
+      },
+      onStartFailed: (member, error, isFault) => {
+        remove(member);
+        group.startEndedAtMs = this.#clock.now();
+        group.note = undefined;
+        if (isFault) {
+          this.#remember(error);
+          this.#startFailed = true;
+          // An engine that is away says nothing about the server, and to ask it again costs nothing.
+          if (error.code !== 'engine_unreachable') this.#countFailure(member, false);
+          this.#keepLater(Math.max(keepRetryMs, this.#retryAtMs - this.#clock.now()));
+        }
+        if (group.members.length > 0 || !isFault) this.#serve(group);
+        else this.#refuseAll(group, error);
+        onChange();
+      },
+      onFree: (member) => {
+        if (this.#backoff.failures > 0 && member.answered > 0) {
+          this.#backoff.succeed();
+          this.#retryAtMs = 0;
+        }
+        if (group.waiting > 0) this.#serve(group);
+        onChange();
+      },
+      onIdle: () => {
+        if (capacity.isWanted) capacity.makeRoom();
+      },
+      onLeaving: (member, reason) => {
+        remove(member);
+        this.#loseState(group, member, reason);
+        this.#serve(group);
+      },
+      onDied: (member) => {
+        remove(member);
+        if (member.answered > 0) this.#backoff.succeed();
+        this.#countFailure(member, true);
+        this.#loseState(group, member, 'crash');
+        this.#serve(group);
+      },
+      onCrash: (_member, error) => {
+        this.#remember(error);
+        this.#showState();
+      },
+      onGone: (member) => {
+        remove(member);
+        group.leaving.delete(member);
+        this.#serve(group);
+        this.keepMinimum();
+        this.#dropIfEmpty(group);
+        onChange();
+      },
+      onStateChange: () => this.#showState(),
+      onAsked: () => {
+        if (this.#asks || this.#server.interactive !== undefined) return;
+        this.#asks = true;
+        listener.onAsked(name);
+      },
+      onNotification: (_member, notification: Notification) => {
+        listener.onNotification(name, group.affinity, notification);
+      },
+      onRequest: (affinity, request, signal) => listener.onRequest(name, affinity, request, signal),
+      mustStay: (member) => {
+        if (this.#isClosed) return false;
+        return (
+          (member.affinity !== undefined && this.#groups.get(member.affinity) === group) ||
+          this.#isKept(member) ||
+          this.#hasState(member)
+        );
+      },
+    };
+  }
+
+  #keepLater(delayMs: number): void {
+    if (this.#server.pool.min === 0 || this.#isClosed) return;
+    this.#cancelKeep ??= this.#clock.schedule(() => {
+      this.#cancelKeep = undefined;
+      this.keepMinimum();
+    }, delayMs);
+  }
+
+  // State in memory
+
+  #hasState(member: Member): boolean {
+    return this.#server.stateful && (this.#groups.get(member.affinity)?.users.size ?? 0) > 0;
+  }
+
+  /** An instance goes, and with it what it kept for sessions that still live. */
+  #loseState(group: Group, member: Member, reason: StopReason): void {
+    const { name } = this.#server;
+    const why: Record<StopReason, string> = {
+      crash: 'its instance stopped unexpectedly',
+      idle: 'its instance was stopped to make room',
+      drain: 'its instance was replaced',
+      request: 'it was stopped on request',
+      session: 'the session ended',
+    };
+    for (const user of group.users) {
+      // A call that is in flight fails with the crash itself: that is the report.
+      if (member.holders?.has(user)) continue;
+      group.lost.set(user, stateLost(name, why[reason]));
+    }
+    for (const user of group.users) this.#options.store?.delete(this.#stateKey(user)).catch(() => {});
+    group.users.clear();
+  }
+
+  /** Finds out once per session whether an earlier run of the gateway held state for it. */
+  #lookUpState(affinity: string | undefined, caller: string): Promise<void> | undefined {
+    const { store } = this.#options;
+    if (!store) return undefined;
+    let look = this.#looked.get(caller);
+    if (!look) {
+      look = store.get<boolean>(this.#stateKey(caller)).then(
+        (isNoted) => {
+          // An instance of this run may have been lost meanwhile; that it is told once is enough.
+          if (!isNoted) return;
+          this.#groupOf(affinity).lost.set(caller, stateLost(this.#server.name, 'the gateway was restarted'));
+          return store.delete(this.#stateKey(caller)).catch(() => {});
+        },
+        () => {},
+      );
+      this.#looked.set(caller, look);
+    }
+    return look;
+  }
+
+  #forgetState(group: Group, affinity: string): void {
+    group.lost.delete(affinity);
+    if (group.users.delete(affinity)) this.#options.store?.delete(this.#stateKey(affinity)).catch(() => {});
+  }
+
+  #stateKey(affinity: string): string {
+    return `stateful/${this.#server.name} ${affinity}`;
+  }
+
+  // What clients want beyond calls
+
+  #applyDesired(member: Member, group: Group): void {
+    if (member.state !== 'ready') return;
+    this.#applyLevel(member, group);
+    if (!(member.handshake!.capabilities.resources as { subscribe?: unknown } | undefined)?.subscribe) return;
+    const wanted = new Set(this.#desired.watched(this.#only(group)));
+    for (const uri of wanted) {
+      if (member.watched.has(uri)) continue;
+      member.watched.add(uri);
+      member.ask('resources/subscribe', { uri });
+    }
+    for (const uri of [...member.watched]) {
+      if (wanted.has(uri)) continue;
+      member.watched.delete(uri);
+      member.ask('resources/unsubscribe', { uri });
+    }
+  }
+
+  #applyLevel(member: Member, group: Group): void {
+    const level = this.#desired.level(this.#only(group));
+    if (member.state !== 'ready' || level === undefined || member.level === level) return;
+    if (!member.handshake!.capabilities.logging) return;
+    member.level = level;
+    member.ask('logging/setLevel', { level });
+  }
+
+  /** Whose wishes count for a group: everybody's for a shared server, else the session's own. */
+  #only(group: Group): { asker: string | undefined } | undefined {
+    return this.#server.isolation === 'session' ? { asker: group.affinity } : undefined;
+  }
+
+  // The rest
+
+  #refusal(): GatewayError | undefined {
+    const { name, enabled, problem } = this.#server;
+    if (!enabled) {
+      return new GatewayError('server_disabled', `Server ${name} is disabled`, {
+        server: name,
+        hint: `Set enabled: true for ${name} in servers.yaml.`,
+      });
+    }
+    if (problem) {
+      return new GatewayError(problem.code, problem.message, { server: name, hint: problem.hint });
+    }
+    if (this.#isClosed) {
+      return new GatewayError('draining', `Server ${name} is being shut down`, { server: name });
+    }
+    return undefined;
+  }
+
+  #runtime(): Runtime {
+    return this.#options.runtimeFor(this.#server);
+  }
+
+  #groupOf(affinity: string | undefined): Group {
+    let group = this.#groups.get(affinity);
+    if (!group) {
+      group = new Group(affinity, this.#server.isolation === 'session' ? 1 : this.#server.pool.max);
+      this.#groups.set(affinity, group);
+    }
+    return group;
+  }
+
+  #dropIfEmpty(group: Group): void {
+    if (!group.isEmpty || this.#groups.get(group.affinity) !== group) return;
+    group.cancelQueueTimer?.();
+    this.#groups.delete(group.affinity);
+  }
+
+  /** Whether `pool.min` needs it. */
+  #isKept(member: Member): boolean {
+    const { pool, isolation } = this.#server;
+    if (pool.min === 0 || isolation === 'session') return false;
+    return (this.#groups.get(member.affinity)?.members.length ?? 0) <= pool.min;
+  }
+
+  #everyone(): Member[] {
+    const all: Member[] = [];
+    for (const group of this.#groups.values()) all.push(...group.members, ...group.leaving);
+    return all;
+  }
+
+  #say(group: Group, text: string): void {
+    group.note = text;
+    for (const waiter of [...group.upkeep, ...group.calls]) waiter.onWaiting?.(text);
+  }
+
+  /** That of the most available instance. */
+  #state(): ServerState {
+    const { enabled, problem } = this.#server;
+    if (!enabled) return 'disabled';
+    const states = new Set(this.#everyone().map(({ state }) => state));
+    if (states.has('ready') || states.has('pausing')) return 'ready';
+    if (states.has('paused') || states.has('resuming')) return 'paused';
+    if (states.has('starting')) return 'starting';
+    if (problem || this.#startFailed || this.#retryAtMs > this.#clock.now()) return 'failed';
+    return states.has('draining') ? 'draining' : 'stopped';
+  }
+
+  #showState(): void {
+    const state = this.#state();
+    if (state === this.#shownState) return;
+    this.#shownState = state;
+    this.#options.events.emit('server.state', {
+      server: this.#server.name,
+      state,
+      ...(state === 'failed' && this.#lastError ? { reason: this.#lastError.message } : {}),
+    });
+  }
+}
+
+function stateLost(server: string, why: string): GatewayError {
+  return new GatewayError(
+    'instance_crashed',
+    `What server ${server} kept in memory for this session is lost: ${why}. Nothing was done for this call`,
+    { server, hint: 'Call again: it goes on with a fresh instance.' },
+  );
+}

@@ -1,0 +1,225 @@
+import { type Deferred, deferred } from '../../src/base/async.ts';
+import type { ServerConfig } from '../../src/config/schema.ts';
+import type { Message, Notification, Request, Response } from '../../src/protocol/jsonrpc.ts';
+import {
+  type Exit,
+  type Instance,
+  NotWritten,
+  type Prepared,
+  type PrepareOptions,
+  type Runtime,
+  type StartOptions,
+} from '../../src/runtimes/runtime.ts';
+
+/** What an instance does when it is asked; whatever is left out goes well at once. */
+export interface Script {
+  prepare?(server: ServerConfig, options: PrepareOptions): Promise<void>;
+  start?(server: ServerConfig, options: StartOptions): Promise<void>;
+  /** Whether and when the handshake is answered. */
+  initialize?(instance: ScriptedInstance, request: Request): void | Promise<void>;
+  /** A request beside initialize; answers `{}` unless given. */
+  onRequest?(instance: ScriptedInstance, request: Request): void;
+  /** Called before a message is taken; may throw NotWritten or wait. */
+  onSend?(instance: ScriptedInstance, message: Message): Promise<void> | void;
+  pause?(instance: ScriptedInstance): Promise<void>;
+  resume?(instance: ScriptedInstance): Promise<void>;
+  stop?(instance: ScriptedInstance, graceMs: number): Promise<void>;
+  /** What the handshake is answered with. */
+  capabilities?: Record<string, unknown>;
+}
+
+/** A runtime without an engine, in which a test decides what happens when. It notes what a real one could not permit. */
+export class ScriptedRuntime implements Runtime {
+  readonly kind = 'process';
+  readonly instances: ScriptedInstance[] = [];
+  /** Broken promises of the fleet: stopped under a lease, written after the end, … */
+  readonly violations: string[] = [];
+  script: Script;
+  digest = 'sha256:0';
+  starting = 0;
+  mostStarting = 0;
+  mostRunning = 0;
+  prepared = 0;
+
+  constructor(script: Script = {}) {
+    this.script = script;
+  }
+
+  get running(): ScriptedInstance[] {
+    return this.instances.filter((instance) => instance.isRunning);
+  }
+
+  /** The instance that was started last. */
+  get last(): ScriptedInstance {
+    return this.instances.at(-1)!;
+  }
+
+  async prepare(server: ServerConfig, options: PrepareOptions): Promise<Prepared> {
+    this.prepared += 1;
+    await this.script.prepare?.(server, options);
+    return { digest: this.digest };
+  }
+
+  async start(server: ServerConfig, _prepared: Prepared, options: StartOptions): Promise<Instance> {
+    this.starting += 1;
+    this.mostStarting = Math.max(this.mostStarting, this.starting);
+    try {
+      await this.script.start?.(server, options);
+      options.signal?.throwIfAborted();
+    } finally {
+      this.starting -= 1;
+    }
+    const instance = new ScriptedInstance(
+      this,
+      `${server.name}-${this.instances.length + 1}`,
+      server,
+      options,
+    );
+    this.instances.push(instance);
+    this.mostRunning = Math.max(this.mostRunning, this.running.length);
+    return instance;
+  }
+
+  async sweep() {
+    return { removed: [] };
+  }
+
+  async *logs(): AsyncIterable<string> {}
+
+  async describe() {
+    return { reachable: true, text: 'scripted', lacks: [] };
+  }
+
+  async close() {}
+}
+
+export class ScriptedInstance implements Instance {
+  readonly name: string;
+  readonly server: ServerConfig;
+  readonly startedAtMs = 0;
+  readonly received: Message[] = [];
+  readonly stderr: string[] = [];
+  isRunning = true;
+  isPaused = false;
+  wasStopped = false;
+  readonly #runtime: ScriptedRuntime;
+  readonly #options: StartOptions;
+  readonly #ended: Deferred<void> = deferred();
+  readonly #exited: Deferred<Exit> = deferred();
+
+  constructor(runtime: ScriptedRuntime, name: string, server: ServerConfig, options: StartOptions) {
+    this.#runtime = runtime;
+    this.name = name;
+    this.server = server;
+    this.#options = options;
+  }
+
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  get exited(): Promise<Exit> {
+    return this.#exited.promise;
+  }
+
+  /** Requests of the gateway that were not answered, without those of the gateway itself. */
+  get open(): Request[] {
+    const requests = this.received.filter((message) => 'method' in message && 'id' in message) as Request[];
+    return requests.filter((request) => !this.answered.has(request.id) && request.method !== 'initialize');
+  }
+
+  readonly answered = new Set<unknown>();
+
+  notifications(method: string): Notification[] {
+    return this.received.filter(
+      (message) => 'method' in message && !('id' in message) && message.method === method,
+    ) as Notification[];
+  }
+
+  /** What the gateway answered to a question. */
+  answerTo(id: unknown): Response | undefined {
+    return this.received.find((message) => !('method' in message) && message.id === id) as
+      | Response
+      | undefined;
+  }
+
+  async send(message: Message): Promise<void> {
+    if (!this.isRunning) throw new NotWritten('it is gone');
+    if (this.isPaused) this.#runtime.violations.push(`${this.name} was written to while it was paused`);
+    await this.#runtime.script.onSend?.(this, message);
+    if (!this.isRunning) throw new NotWritten('it is gone');
+    this.received.push(message);
+    if (!('method' in message) || !('id' in message)) return;
+    const { initialize, onRequest } = this.#runtime.script;
+    if (message.method === 'initialize') {
+      if (initialize) void initialize(this, message);
+      else this.ready(message);
+    } else if (onRequest) onRequest(this, message);
+    else this.answer(message, {});
+  }
+
+  /** Answers the handshake. */
+  ready(request: Request, result: Record<string, unknown> = {}): void {
+    this.answer(request, {
+      protocolVersion: '2025-11-25',
+      capabilities: this.#runtime.script.capabilities ?? { tools: {} },
+      serverInfo: { name: this.server.name, version: '1' },
+      ...result,
+    });
+  }
+
+  answer(request: Request, result: Record<string, unknown>): void {
+    this.answered.add(request.id);
+    this.says({ jsonrpc: '2.0', id: request.id, result });
+  }
+
+  /** Writes a message. */
+  says(message: Message): void {
+    if (this.isRunning) this.#options.onMessage(message);
+  }
+
+  writesNoise(
+    text: string,
+    bytes = text.length,
+    kind: 'garbage' | 'oversize' = 'garbage',
+    id?: number,
+  ): void {
+    if (this.isRunning) this.#options.onNoise({ kind, text, bytes, id });
+  }
+
+  /** Dies; the engine may never say why. */
+  dies(exit: Exit | 'unsaid' = { code: 1 }): void {
+    if (!this.isRunning) return;
+    this.isRunning = false;
+    this.#ended.resolve();
+    if (exit !== 'unsaid') this.#exited.resolve(exit);
+  }
+
+  stderrTail(): string[] {
+    return this.stderr;
+  }
+
+  async stats() {
+    return { memoryBytes: 1024, cpuPercent: 0 };
+  }
+
+  async pause(): Promise<void> {
+    if (this.open.length > 0) this.#runtime.violations.push(`${this.name} was paused under a call`);
+    await this.#runtime.script.pause?.(this);
+    this.isPaused = true;
+  }
+
+  async resume(): Promise<void> {
+    await this.#runtime.script.resume?.(this);
+    this.isPaused = false;
+  }
+
+  async stop({ graceMs }: { graceMs: number }): Promise<void> {
+    this.wasStopped = true;
+    if (this.isRunning && this.open.length > 0) {
+      this.#runtime.violations.push(`${this.name} was stopped under ${this.open.length} calls`);
+    }
+    await this.#runtime.script.stop?.(this, graceMs);
+    this.dies({ code: 0 });
+  }
+}
