@@ -172,7 +172,6 @@ export class DockerRuntime implements Runtime {
       {
         user: user.text,
         volumeTargets,
-        registry: await this.#npmVersions.registry(),
         caCertificates: caCertificates && (await readFile(caCertificates, 'utf8')),
       },
     );
@@ -185,7 +184,10 @@ export class DockerRuntime implements Runtime {
         digest: `${recipe.tag} ${nodeImage ?? ''} ${server.platform ?? ''}`,
         pack: () => packInMemory(recipe.dockerfile, recipe.files),
         dockerfile: packedDockerfile,
-        args: nodeImage ? { NODE_IMAGE: nodeImage } : {},
+        args: {
+          npm_config_registry: await this.#npmVersions.registry(),
+          ...(nodeImage && { NODE_IMAGE: nodeImage }),
+        },
         step: 'install',
         origin: `${server.package} ${version}`,
       },

@@ -26,7 +26,6 @@ export interface NpmRecipeOptions {
   user: string;
   /** Mount points of named volumes, to be owned by that user. */
   volumeTargets: string[];
-  registry: string;
   /** PEM of the authorities that the install trusts beside Node's own. */
   caCertificates?: string;
 }
@@ -40,7 +39,7 @@ export interface NpmRecipe {
 
 /** How an npm package becomes an image: installed, its command linked, Node's compile cache filled once and read-only. */
 export function npmRecipe(npm: NpmPackage, options: NpmRecipeOptions): NpmRecipe {
-  const { user, volumeTargets, registry, caCertificates } = options;
+  const { user, volumeTargets, caCertificates } = options;
   const install = `${npm.package}@${npm.version}`;
   const uid = user.split(':')[0]!;
   const lines = [
@@ -49,7 +48,9 @@ export function npmRecipe(npm: NpmPackage, options: NpmRecipeOptions): NpmRecipe
     'WORKDIR /app',
     'ENV NODE_ENV=production',
     ...(caCertificates ? ['COPY ca.pem /tmp/ca.pem', 'ARG NODE_EXTRA_CA_CERTS=/tmp/ca.pem'] : []),
-    `RUN npm_config_registry=${shellQuote(registry)} npm install --omit=dev --no-audit --no-fund --no-update-notifier ${shellQuote(install)} && rm -rf /root/.npm`,
+    // Declared before its use alone, and no part of the recipe's digest: a version is the same wherever it comes from.
+    'ARG npm_config_registry',
+    `RUN npm install --omit=dev --no-audit --no-fund --no-update-notifier --fetch-retry-mintimeout=1000 ${shellQuote(install)} && rm -rf /root/.npm`,
     'COPY *.cjs /app/',
     `RUN node link-bin.cjs ${shellQuote(npm.package)} ${shellQuote(npm.bin ?? '')} && chmod -R a+rX /app`,
     'ENV NODE_COMPILE_CACHE=/app/.compile-cache',
