@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto';
 import type { Session, Sessions, Subscription } from '../access/sessions.ts';
 import { type Clock, systemClock } from '../base/async.ts';
 import { asGatewayError, GatewayError } from '../base/errors.ts';
-import type { ListKind, Page, RefreshCause, Route, Scope } from '../catalog/catalog.ts';
-import type { Snapshot } from '../catalog/snapshot.ts';
+import type { ListKind, Page, RefreshCause, Resolved, Route, Scope } from '../catalog/catalog.ts';
+import type { Entry, Snapshot } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type {
   CallOptions,
@@ -43,7 +43,7 @@ export interface GatewayCatalog {
     exposed: string,
     signal?: AbortSignal,
     session?: string,
-  ): Route | Promise<Route>;
+  ): Resolved | Promise<Resolved>;
   /** Throws `resource_unknown`. */
   routeResource(scope: Scope, uri: string, signal?: AbortSignal, session?: string): Route | Promise<Route>;
   /** A URI that a server has given out, so that it leads back to that server. */
@@ -62,15 +62,18 @@ export interface GatewayCatalog {
 
 /** What the gateway needs of the fleet. */
 export interface GatewayFleet {
-  call(server: string, request: OutgoingRequest, options: LeaseOptions & CallOptions): Promise<Outcome>;
+  call(
+    server: string,
+    request: OutgoingRequest,
+    options: LeaseOptions & CallOptions & { isReplayable?: boolean },
+  ): Promise<Outcome>;
   /** Tells the running instances of a session; starts none. */
-  notifySession(affinity: string, notification: { method: string; params?: Params }): Promise<void>;
-  /** Kept for later instances too; starts none. */
-  setLogLevel(server: string, affinity: string | undefined, level: string): void;
-  isRunning(server: string, affinity: string | undefined): boolean;
-  /** Reads every list of a session's own instance. */
-  readSnapshot(server: string, affinity: string): Promise<Snapshot>;
-  endSession(affinity: string): Promise<void>;
+  notifySession(affinity: string, notification: { method: string; params?: Params }): void;
+  /** Kept for later instances too; starts none. `affinity` undefined: of the shared instances. */
+  setLogLevel(server: string, affinity: string | undefined, level: string | undefined): void;
+  /** Kept for later instances too; an instance is told when the last session loses interest. */
+  rememberSubscription(server: string, affinity: string, uri: string, on: boolean): void;
+  endSession(affinity: string): void;
 }
 
 export interface GatewayOptions {
@@ -78,6 +81,8 @@ export interface GatewayOptions {
   catalog: GatewayCatalog;
   fleet: GatewayFleet;
   sessions: Sessions;
+  /** Reads every list of a session's own instance. */
+  readSnapshot(server: string, affinity: string): Promise<Snapshot>;
   events: Events;
   version: string;
   clock?: Clock;
@@ -117,6 +122,7 @@ export class Gateway implements InstanceListener {
   readonly #catalog: GatewayCatalog;
   readonly #fleet: GatewayFleet;
   readonly #sessions: Sessions;
+  readonly #readSnapshot: GatewayOptions['readSnapshot'];
   readonly #events: Events;
   readonly #version: string;
   readonly #clock: Clock;
@@ -134,6 +140,7 @@ export class Gateway implements InstanceListener {
     this.#catalog = options.catalog;
     this.#fleet = options.fleet;
     this.#sessions = options.sessions;
+    this.#readSnapshot = options.readSnapshot;
     this.#events = options.events;
     this.#version = options.version;
     this.#clock = options.clock ?? systemClock;
@@ -228,7 +235,7 @@ export class Gateway implements InstanceListener {
       conversation.progress(params);
     } else if (method === 'notifications/roots/list_changed') {
       // Instances that are gone need not be told: a new one asks anew.
-      this.#fleet.notifySession(session.id, { method, params }).catch(() => {});
+      this.#fleet.notifySession(session.id, { method, params });
     }
   }
 
@@ -250,10 +257,10 @@ export class Gateway implements InstanceListener {
 
   /** Calls one server's tool for a caller without a session, by the name that the server's own endpoint shows. */
   async callTool(server: string, tool: string, args: Params, signal: AbortSignal): Promise<Outcome> {
-    const { native } = await this.#catalog.resolve('tools', server, tool, signal);
+    const { native, entry } = await this.#catalog.resolve('tools', server, tool, signal);
     const request = { method: 'tools/call', params: { name: native, arguments: args } };
     return this.#measured(server, request.method, tool, () =>
-      this.#fleet.call(server, request, { affinity: 'rest', signal }),
+      this.#fleet.call(server, request, { signal, isReplayable: isReplayable(entry) }),
     );
   }
 
@@ -272,6 +279,7 @@ export class Gateway implements InstanceListener {
     this.#tellLevels(session);
     for (const subscription of session.subscriptions) {
       this.#notifications.subscribe(this.#feed(subscription.server, session), conversation, subscription);
+      this.#fleet.rememberSubscription(subscription.server, session.id, subscription.uri, true);
     }
   }
 
@@ -282,12 +290,12 @@ export class Gateway implements InstanceListener {
     conversation.end();
     this.#notifications.forget(conversation);
     for (const { server, uri } of session.subscriptions) {
-      this.#unwatch(conversation, server, uri, undefined).catch(() => {});
+      this.#notifications.unsubscribe(this.#feed(server, session), conversation, uri);
     }
     this.#levels.remove(session.scope, session.logLevel);
     this.#tellLevels(session);
     this.#catalog.endSession(session.id);
-    this.#fleet.endSession(session.id).catch(() => {});
+    this.#fleet.endSession(session.id);
   }
 
   #conversationOf(session: Session): Conversation {
@@ -346,9 +354,9 @@ export class Gateway implements InstanceListener {
     if (typeof name !== 'string') throw missing(method, 'name');
     const { id, scope } = call.conversation.session;
     const resolved = this.#catalog.resolve(kind, scope, name, call.signal, id);
-    const { server, native } = resolved instanceof Promise ? await resolved : resolved;
+    const { server, native, entry } = resolved instanceof Promise ? await resolved : resolved;
     const request = { method, params: native === name ? params : { ...params, name: native } };
-    const outcome = await this.#forward(call, server, request, name);
+    const outcome = await this.#forward(call, server, request, name, isReplayable(entry));
     if ('error' in outcome || scope !== undefined) return outcome;
     return {
       result: withExposedUris(outcome.result, (uri) => this.#catalog.exposeUri(scope, server, uri, id)),
@@ -391,6 +399,7 @@ export class Gateway implements InstanceListener {
     }
     if (session.ended) return empty;
     this.#notifications.subscribe(feed, conversation, subscription);
+    this.#fleet.rememberSubscription(server, session.id, uri, true);
     if (!session.subscriptions.some((known) => known.server === server && known.uri === uri)) {
       session.subscriptions.push(subscription);
       this.#sessions.changed(session);
@@ -406,22 +415,10 @@ export class Gateway implements InstanceListener {
       session.subscriptions.splice(index, 1);
       this.#sessions.changed(session);
     }
-    return this.#unwatch(call.conversation, server, uri, call);
-  }
-
-  /** Ends one conversation's interest in a resource; the last one's end is told to the server if it runs. */
-  async #unwatch(
-    conversation: Conversation,
-    server: string,
-    uri: string,
-    call: Call | undefined,
-  ): Promise<Outcome> {
-    const { session } = conversation;
-    const isLast = this.#notifications.unsubscribe(this.#feed(server, session), conversation, uri);
-    if (!isLast || !this.#fleet.isRunning(server, this.#affinityOf(server, session))) return empty;
-    const request = { method: 'resources/unsubscribe', params: { uri } };
-    if (call) return this.#forward(call, server, request, uri);
-    return this.#fleet.call(server, request, { affinity: session.id, purpose: 'upkeep' });
+    this.#notifications.unsubscribe(this.#feed(server, session), call.conversation, uri);
+    // The server is told when nobody is left, and need not be started for that.
+    this.#fleet.rememberSubscription(server, session.id, uri, false);
+    return empty;
   }
 
   async #complete(call: Call, params: Params): Promise<Outcome> {
@@ -478,8 +475,9 @@ export class Gateway implements InstanceListener {
         continue;
       }
       const level = this.#levels.lowestFor(server);
-      if (level === undefined || level === this.#toldLevels.get(server)) continue;
-      this.#toldLevels.set(server, level);
+      if (level === this.#toldLevels.get(server)) continue;
+      if (level === undefined) this.#toldLevels.delete(server);
+      else this.#toldLevels.set(server, level);
       this.#fleet.setLogLevel(server, undefined, level);
     }
   }
@@ -494,7 +492,13 @@ export class Gateway implements InstanceListener {
 
   // The way to a server and back
 
-  #forward(call: Call, server: string, request: OutgoingRequest, name: string): Promise<Outcome> {
+  #forward(
+    call: Call,
+    server: string,
+    request: OutgoingRequest,
+    name: string,
+    isReplayable = false,
+  ): Promise<Outcome> {
     const { conversation, stream, signal } = call;
     const { session } = conversation;
     const meta = request.params?._meta;
@@ -504,6 +508,7 @@ export class Gateway implements InstanceListener {
       const outcome = await this.#fleet.call(server, request, {
         affinity: session.id,
         signal,
+        isReplayable,
         onWaiting:
           progressToken === undefined
             ? undefined
@@ -614,14 +619,9 @@ export class Gateway implements InstanceListener {
     return this.#ask(server, conversation, noStream, question, signal);
   }
 
-  onReady(server: string, affinity: string | undefined): void {
-    if (affinity === undefined) this.#refresh(server, 'started');
-    for (const uri of this.#notifications.watched(feedOf(server, affinity))) {
-      // A new instance does not know who watches. One that refuses has lost the resource; the list says so.
-      this.#fleet
-        .call(server, { method: 'resources/subscribe', params: { uri } }, { affinity, purpose: 'upkeep' })
-        .catch(() => {});
-    }
+  onReady(server: string, affinity: string | undefined, startedFor: 'call' | 'upkeep'): void {
+    // What was started to read the lists is being read already.
+    if (affinity === undefined && startedFor === 'call') this.#refresh(server, 'started');
   }
 
   onAsked(server: string): void {
@@ -637,7 +637,7 @@ export class Gateway implements InstanceListener {
   async #refreshFor(conversation: Conversation, server: string, list: ChangedList): Promise<void> {
     const { session } = conversation;
     try {
-      const snapshot = await this.#fleet.readSnapshot(server, session.id);
+      const snapshot = await this.#readSnapshot(server, session.id);
       if (!session.ended) this.#catalog.setSessionSnapshot(session.id, server, snapshot);
     } catch {
       // It ended meanwhile, and its lists with it; the client is told all the same and asks again.
@@ -681,6 +681,11 @@ const progress = (params: Params): Notification => ({
   method: 'notifications/progress',
   params,
 });
+
+/** Whether its server says that doing it twice does no harm. */
+function isReplayable({ annotations }: Entry): boolean {
+  return isObject(annotations) && (annotations.readOnlyHint === true || annotations.idempotentHint === true);
+}
 
 /** A server's progress after `by` steps of boot progress, so that it goes on increasing. */
 function shifted(notification: Notification, by: number): Notification {

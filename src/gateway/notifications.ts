@@ -71,19 +71,12 @@ export class Notifications {
     conversations.set(conversation, exposed);
   }
 
-  /** True when that was the last one, so that the server need no longer watch. */
-  unsubscribe(feed: string, conversation: Conversation, uri: string): boolean {
+  unsubscribe(feed: string, conversation: Conversation, uri: string): void {
     const byUri = this.#subscribers.get(feed);
     const conversations = byUri?.get(uri);
-    if (!byUri || !conversations?.delete(conversation) || conversations.size > 0) return false;
+    if (!byUri || !conversations?.delete(conversation) || conversations.size > 0) return;
     byUri.delete(uri);
     if (byUri.size === 0) this.#subscribers.delete(feed);
-    return true;
-  }
-
-  /** The URIs that a new instance must be asked to watch. */
-  watched(feed: string): string[] {
-    return [...(this.#subscribers.get(feed)?.keys() ?? [])];
   }
 
   /** A resource was updated, perhaps one below a subscribed one (specification, "resources/updated"). */

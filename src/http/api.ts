@@ -6,40 +6,18 @@ import { nearest } from '../base/nearest.ts';
 import type { CatalogStatus } from '../catalog/catalog.ts';
 import type { Entry } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
+import type { PoolStatus } from '../lifecycle/fleet.ts';
 import type { Outcome } from '../lifecycle/lease.ts';
-import type { ServerState } from '../observability/events.ts';
 import { type Params, parseMessage } from '../protocol/jsonrpc.ts';
 import { isJson, readBody } from './body.ts';
 import { problemOf, problemType } from './problem.ts';
 
-/** Where a server stands, as the fleet sees it. */
-export interface ServerStanding {
-  state: ServerState;
-  instances: InstanceStanding[];
-  /** Why it cannot run, or could not the last time. */
-  lastError?: { code: string; message: string; hint?: string; atMs: number };
-  /** What runs it in place of what its entry says, and what that lacks. */
-  sandbox?: string;
-}
-
-export interface InstanceStanding {
-  id: string;
-  state: string;
-  leases: number;
-  startedAtMs: number;
-  memoryBytes?: number;
-}
-
 /** What the REST routes need of the fleet. */
 export interface ApiFleet {
-  /** At once, from memory. */
-  state(server: string): ServerState;
-  /** Asks the engine what each instance uses; bounded. */
-  standing(server: string): Promise<ServerStanding>;
-  logs(
-    server: string,
-    options: { tail: number; follow: boolean; signal: AbortSignal },
-  ): AsyncIterable<string>;
+  /** What is true now; never waits. */
+  status(server: string): PoolStatus;
+  /** Reads how much memory a server's instances use; `status` has it then. */
+  measure(server: string): Promise<void>;
 }
 
 /** What the REST routes need of the catalog. */
@@ -58,11 +36,22 @@ export interface ApiOptions {
   fleet: ApiFleet;
   catalog: ApiCatalog;
   gateway: ApiGateway;
+  /** A server's recent output, newest last. */
+  logs(server: ServerConfig, options: LogOptions): AsyncIterable<string>;
+  /** What keeps a server from the host, and what that lacks; for people. */
+  sandboxOf?(server: ServerConfig): string | undefined;
   version: string;
   startedAtMs: number;
   now(): number;
   /** False until the port is bound, and while the gateway drains. */
   isReady(): boolean;
+}
+
+export interface LogOptions {
+  /** Lines from the end. */
+  tail: number;
+  follow: boolean;
+  signal: AbortSignal;
 }
 
 /** Node's own objects, which hono carries along. */
@@ -82,8 +71,16 @@ export function createApi(options: ApiOptions): Hono<Env> {
     if (!server) throw serverUnknown(name, config.servers.keys());
     return server;
   };
-  const describe = async (server: ServerConfig) =>
-    viewOf(server, await fleet.standing(server.name), catalog.status(server.name));
+  const describe = async (server: ServerConfig) => {
+    // A slow engine leaves the figures of the last time; everything else is known at once.
+    await Promise.race([fleet.measure(server.name).catch(() => {}), soon()]);
+    return viewOf(
+      server,
+      options.sandboxOf?.(server),
+      fleet.status(server.name),
+      catalog.status(server.name),
+    );
+  };
 
   api.get('/', (c) =>
     c.json({
@@ -97,7 +94,7 @@ export function createApi(options: ApiOptions): Hono<Env> {
   api.get('/health', (c) => {
     const servers: Record<string, number> = {};
     for (const name of config.servers.keys()) {
-      const state = fleet.state(name);
+      const { state } = fleet.status(name);
       servers[state] = (servers[state] ?? 0) + 1;
     }
     const status = options.isReady() ? 'ok' : 'draining';
@@ -117,7 +114,7 @@ export function createApi(options: ApiOptions): Hono<Env> {
     const follow = ['1', 'true', ''].includes(c.req.query('follow') ?? 'no');
     const abort = new AbortController();
     c.env.outgoing.on('close', () => abort.abort(new GatewayError('cancelled', 'The client went away.')));
-    const lines = fleet.logs(server.name, { tail, follow, signal: abort.signal });
+    const lines = options.logs(server, { tail, follow, signal: abort.signal });
     if (!follow && c.req.header('accept')?.includes('application/json')) {
       const all: string[] = [];
       for await (const line of lines) all.push(line);
@@ -202,30 +199,33 @@ const methodNotAllowed =
       },
     );
 
-function viewOf(server: ServerConfig, standing: ServerStanding, status: CatalogStatus) {
-  const lastError = standing.lastError ?? status.lastError;
+function viewOf(server: ServerConfig, sandbox: string | undefined, pool: PoolStatus, status: CatalogStatus) {
+  const lastError = pool.lastError ?? status.lastError;
+  const retryAtMs = pool.retryAtMs ?? status.retryAtMs;
+  const isFailed = pool.state === 'stopped' && (status.state === 'failed' || server.problem !== undefined);
   return {
     name: server.name,
     description: server.description,
     type: server.type,
-    state: standing.state === 'stopped' && status.state === 'failed' ? 'failed' : standing.state,
+    state: isFailed ? 'failed' : pool.state,
     endpoint: `/${server.name}/mcp`,
     isolation: server.isolation,
-    sandbox: standing.sandbox,
-    instances: standing.instances.map((instance) => ({
+    sandbox,
+    instances: pool.instances.map((instance) => ({
       id: instance.id,
       state: instance.state,
       leases: instance.leases,
       started_at: new Date(instance.startedAtMs).toISOString(),
       memory: instance.memoryBytes,
     })),
+    waiting: pool.waiting,
     catalog: status.state,
     tools: status.tools,
     prompts: status.prompts,
     resources: status.resources,
     resource_templates: status.resourceTemplates,
     warnings: status.warnings,
-    retry_at: status.retryAtMs === undefined ? undefined : new Date(status.retryAtMs).toISOString(),
+    retry_at: retryAtMs === undefined ? undefined : new Date(retryAtMs).toISOString(),
     last_error: lastError && {
       code: lastError.code,
       message: lastError.message,

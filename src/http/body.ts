@@ -11,25 +11,31 @@ export function readBody(incoming: IncomingMessage, maxBytes: number): Promise<B
       hint: 'Send less, or raise gateway.max_body.',
     });
   return new Promise((resolve, reject) => {
-    if (Number(incoming.headers['content-length'] ?? 0) > maxBytes) return reject(tooLarge());
+    if (Number(incoming.headers['content-length'] ?? 0) > maxBytes) {
+      reject(tooLarge());
+      return;
+    }
     const chunks: Buffer[] = [];
     let bytes = 0;
-    const onData = (chunk: Buffer) => {
+    let isOver = false;
+    incoming.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
-      if (bytes <= maxBytes) {
-        chunks.push(chunk);
-        return;
+      if (bytes <= maxBytes) chunks.push(chunk);
+      else if (!isOver) {
+        isOver = true;
+        chunks.length = 0;
+        reject(tooLarge());
       }
-      chunks.length = 0;
-      incoming.off('data', onData);
-      incoming.resume();
-      reject(tooLarge());
-    };
-    incoming.on('data', onData);
-    incoming.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes)));
+    });
+    incoming.on('end', () => {
+      isOver = true;
+      resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks));
+    });
     incoming.on('error', reject);
     // A connection that was cut emits no 'error' unless somebody listened early enough.
-    incoming.on('close', () => reject(new Error('The client went away')));
+    incoming.on('close', () => {
+      if (!isOver) reject(new Error('The client went away'));
+    });
   });
 }
 

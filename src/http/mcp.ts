@@ -44,13 +44,13 @@ const sessionHeader = 'mcp-session-id';
  */
 export class McpEndpoint {
   readonly #options: McpOptions;
-  readonly #clock: Clock;
+  readonly #silence: Silence;
   /** The GET streams that are open. */
   readonly #listening = new Set<Stream>();
 
   constructor(options: McpOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
+    this.#silence = new Silence(options.clock ?? systemClock);
   }
 
   /** Answers one HTTP request completely. Never rejects. */
@@ -117,7 +117,7 @@ export class McpEndpoint {
     const session = found instanceof Promise ? await found : found;
     if (classified.kind === 'request') {
       this.#checkAccepting();
-      const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#clock);
+      const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#silence);
       const reply = await this.#options.gateway.request(session, classified.message, stream);
       return stream.finish(reply);
     }
@@ -166,7 +166,7 @@ export class McpEndpoint {
       return;
     }
     this.#checkAccepting();
-    const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#clock);
+    const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#silence);
     const replies = await Promise.all(
       asked.map((part): Reply | undefined | Promise<Reply | undefined> => {
         if (part.kind === 'invalid') return failure(part.id, part.error);
@@ -240,19 +240,60 @@ export class McpEndpoint {
   }
 }
 
+/** Breaks the silence of answers that take long. One timer for all of them: a call must not cost one. */
+class Silence {
+  readonly #clock: Clock;
+  /** The oldest first. */
+  readonly #since = new Map<PostStream, number>();
+  #isWatching = false;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  begin(stream: PostStream): void {
+    this.#since.set(stream, this.#clock.now());
+    if (!this.#isWatching) this.#watch(silenceMs);
+  }
+
+  end(stream: PostStream): void {
+    this.#since.delete(stream);
+  }
+
+  #watch(delayMs: number): void {
+    this.#isWatching = true;
+    this.#clock.schedule(() => this.#look(), delayMs);
+  }
+
+  #look(): void {
+    this.#isWatching = false;
+    const now = this.#clock.now();
+    for (const [stream, sinceMs] of this.#since) {
+      const leftMs = sinceMs + silenceMs - now;
+      if (leftMs > 0) {
+        this.#watch(leftMs);
+        return;
+      }
+      this.#since.delete(stream);
+      stream.openEarly();
+    }
+  }
+}
+
 /** The answer to a POST: plain JSON if nothing but the result is to be sent in time, else a stream of events. */
 class PostStream implements Stream {
   readonly #outgoing: ServerResponse;
   readonly #accepted: Accepted;
   readonly #keeper: StreamKeeper;
-  readonly #cancelTimer: () => void;
+  readonly #silence: Silence;
   #isOpen = false;
 
-  constructor(outgoing: ServerResponse, accepted: Accepted, keeper: StreamKeeper, clock: Clock) {
+  constructor(outgoing: ServerResponse, accepted: Accepted, keeper: StreamKeeper, silence: Silence) {
     this.#outgoing = outgoing;
     this.#accepted = accepted;
     this.#keeper = keeper;
-    this.#cancelTimer = clock.schedule(() => this.#openEarly(), silenceMs);
+    this.#silence = silence;
+    silence.begin(this);
   }
 
   send(message: Message): boolean {
@@ -267,7 +308,7 @@ class PostStream implements Stream {
 
   /** The last message, undefined where there is none because the client cancelled its request. */
   finish(reply: Reply | undefined): void {
-    this.#cancelTimer();
+    this.#silence.end(this);
     if (this.#outgoing.destroyed) return;
     if (reply === undefined && this.#accepted.sse) this.#open();
     if (this.#isOpen) this.#finishOpen(reply === undefined ? [] : [reply]);
@@ -284,7 +325,7 @@ class PostStream implements Stream {
       this.finish(undefined);
       return;
     }
-    this.#cancelTimer();
+    this.#silence.end(this);
     if (this.#outgoing.destroyed) return;
     if (!this.#accepted.json) this.#open();
     if (this.#isOpen) this.#finishOpen(replies);
@@ -314,7 +355,8 @@ class PostStream implements Stream {
     this.#keeper.keep(this.#outgoing, ': keep-alive\n\n');
   }
 
-  #openEarly(): void {
+  /** Shows the client that its request is worked on. */
+  openEarly(): void {
     if (this.#isOpen || this.#outgoing.headersSent || this.#outgoing.destroyed) return;
     if (this.#accepted.sse) {
       this.#open();

@@ -8,19 +8,16 @@ import { GatewayError, systemCodeOf } from '../base/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { failureOf } from '../gateway/failure.ts';
 import type { Gateway, Scope } from '../gateway/gateway.ts';
-import { type ApiCatalog, type ApiFleet, createApi, problem, serverUnknown } from './api.ts';
+import { type ApiOptions, createApi, problem, serverUnknown } from './api.ts';
 import { Guard } from './guard.ts';
 import { McpEndpoint } from './mcp.ts';
 import { problemOf, problemType } from './problem.ts';
 import { StreamKeeper } from './sse.ts';
 
-export interface HttpServerOptions {
-  config: Config;
+export interface HttpServerOptions
+  extends Pick<ApiOptions, 'config' | 'fleet' | 'catalog' | 'logs' | 'sandboxOf' | 'version'> {
   gateway: Gateway;
   sessions: Sessions;
-  fleet: ApiFleet;
-  catalog: ApiCatalog;
-  version: string;
   clock?: Clock;
 }
 
@@ -63,11 +60,7 @@ export class HttpServer {
       clock,
     });
     const app = createApi({
-      config,
-      gateway,
-      fleet: options.fleet,
-      catalog: options.catalog,
-      version: options.version,
+      ...options,
       startedAtMs: clock.now(),
       now: () => clock.now(),
       isReady: () => this.isReady,
