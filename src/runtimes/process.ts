@@ -21,7 +21,7 @@ import {
   type RuntimeDescription,
   type StartOptions,
 } from './runtime.ts';
-import { MessageWriter, readMessages, StderrTail } from './stdio.ts';
+import { MessageWriter, readMessages, readStderr, StderrTail } from './stdio.ts';
 
 export interface ProcessRuntimeOptions {
   gateway: GatewayConfig;
@@ -335,9 +335,7 @@ class ProcessInstance implements Instance {
       onMessage: options.onMessage,
       onNoise: options.onNoise,
     });
-    child.stderr.on('data', (chunk: Buffer) => this.stderr.push(chunk));
-    child.stderr.on('error', () => {});
-    const stderrEnded = new Promise<void>((resolve) => child.stderr.once('close', resolve));
+    const stderrEnded = readStderr(child.stderr, this.stderr);
 
     const exited = deferred<{ code: number | null; signal: NodeJS.Signals | null }>();
     child.once('exit', (code, signal) => {
@@ -357,7 +355,7 @@ class ProcessInstance implements Instance {
 
     this.ended = reader.ended.then(async () => {
       this.#writer.close();
-      await Promise.race([stderrEnded, sleep(lastWordsMs, { clock })]);
+      await Promise.race([stderrEnded, sleep(lastWordsMs, { clock }).then(readOnce)]);
       this.stderr.end();
     });
     this.exited = Promise.all([exited.promise, this.ended]).then(([{ code, signal }]) => {
@@ -448,6 +446,11 @@ class ProcessInstance implements Instance {
     this.kill('SIGKILL');
     await goneWithin(killedMs);
   }
+}
+
+/** Lets what has arrived be read: on a busy machine a timer may be due before anybody looked. */
+async function readOnce(): Promise<void> {
+  for (let i = 0; i < 2; i += 1) await new Promise(setImmediate);
 }
 
 function ofProcess(server: ServerConfig): ProcessServer {

@@ -11,7 +11,12 @@ import { type Noise, NotWritten } from './runtime.ts';
  */
 
 /** Handling one server's output takes at most this long before everything else has a turn. */
-const sliceMs = 2;
+const sliceMs = 1;
+/** Output that takes more than this share of a window's time is a flood, until it takes less than the lower one. */
+const floodShare = { from: 0.5, until: 0.15 };
+const windowMs = 100;
+/** What a flood waits between two slices. */
+const floodPauseMs = 4;
 const noiseChars = 200;
 
 export interface MessageReaderOptions {
@@ -26,7 +31,7 @@ export interface MessageReaderOptions {
 
 /**
  * Turns stdout's bytes into messages, in order. It works in slices and pauses its source in between, so that a server that
- * floods takes its share of the event loop and no more.
+ * floods takes a small share of the event loop and the others do not feel it.
  */
 export class MessageReader {
   readonly #options: MessageReaderOptions;
@@ -34,6 +39,8 @@ export class MessageReader {
   readonly #ended: Deferred<void> = deferred();
   readonly #waiting: Buffer[] = [];
   #sliceEnd: number | undefined;
+  #window = { startMs: performance.now(), busyMs: 0 };
+  #isFlood = false;
   #isPaused = false;
   #isEnding = false;
 
@@ -70,30 +77,41 @@ export class MessageReader {
   }
 
   #work(): void {
+    const startMs = performance.now();
     if (this.#sliceEnd === undefined) {
-      this.#sliceEnd = performance.now() + sliceMs;
-      setImmediate(() => this.#nextSlice());
+      this.#sliceEnd = startMs + sliceMs;
+      setImmediate(() => this.#endSlice());
     }
-    while (this.#waiting.length > 0) {
-      if (performance.now() >= this.#sliceEnd) {
-        if (!this.#isPaused) this.#options.pause();
-        this.#isPaused = true;
-        return;
-      }
+    while (this.#waiting.length > 0 && performance.now() < this.#sliceEnd) {
       const chunk = this.#waiting[0]!;
       const used = this.#framer.push(chunk);
       if (used < chunk.length) this.#waiting[0] = chunk.subarray(used);
       else this.#waiting.shift();
     }
-    if (this.#isEnding) {
+    this.#window.busyMs += performance.now() - startMs;
+    if (this.#waiting.length > 0) {
+      if (!this.#isPaused) this.#options.pause();
+      this.#isPaused = true;
+    } else if (this.#isEnding) {
       this.#framer.end();
       this.#ended.resolve();
     }
   }
 
-  #nextSlice(): void {
+  #endSlice(): void {
     this.#sliceEnd = undefined;
+    const nowMs = performance.now();
+    const elapsedMs = nowMs - this.#window.startMs;
+    if (elapsedMs > windowMs) {
+      this.#isFlood = this.#window.busyMs / elapsedMs > (this.#isFlood ? floodShare.until : floodShare.from);
+      this.#window = { startMs: nowMs, busyMs: 0 };
+    }
     if (!this.#isPaused) return;
+    if (this.#isFlood) setTimeout(() => this.#nextSlice(), floodPauseMs);
+    else this.#nextSlice();
+  }
+
+  #nextSlice(): void {
     this.#work();
     if (this.#waiting.length > 0) return;
     this.#isPaused = false;
@@ -231,6 +249,30 @@ export class StderrTail {
     const text = show(line);
     if (text.trim() !== '') for (const follower of this.#followers) follower(text);
   }
+}
+
+/** Bytes of stderr that are read at once; then a flood waits as one of stdout does. */
+const stderrBurstBytes = 262_144;
+
+/** Reads a Node stream into a tail, always, and a flood at a bounded rate. Resolves when the stream is closed. */
+export function readStderr(stream: Readable, tail: StderrTail): Promise<void> {
+  let burstBytes = 0;
+  let isNewBurst = true;
+  stream.on('data', (chunk: Buffer) => {
+    tail.push(chunk);
+    burstBytes += chunk.length;
+    if (isNewBurst) {
+      isNewBurst = false;
+      setTimeout(() => {
+        isNewBurst = true;
+        burstBytes = 0;
+        stream.resume();
+      }, floodPauseMs);
+    }
+    if (burstBytes > stderrBurstBytes) stream.pause();
+  });
+  stream.on('error', () => {});
+  return new Promise((resolve) => stream.once('close', resolve));
 }
 
 /** What a terminal would show: of a progress bar that overwrote itself, the last state. */
