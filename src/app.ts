@@ -130,6 +130,23 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     return closed;
   };
   const enabled = [...config.servers.values()].filter((server) => server.enabled);
+  /** When a server's lists are known or could not be read, however long its image takes to build. */
+  const settled = (server: string) =>
+    new Promise<void>((resolve) => {
+      const isSettled = () => ['known', 'failed'].includes(catalog.status(server).state);
+      const check = () => {
+        if (!isSettled() && !closing.signal.aborted) return;
+        for (const stop of listening) stop();
+        resolve();
+      };
+      const listening = [
+        events.on('discovery.finished', check),
+        events.on('discovery.failed', check),
+        () => closing.signal.removeEventListener('abort', check),
+      ];
+      closing.signal.addEventListener('abort', check);
+      check();
+    });
   let origin = '';
 
   return {
@@ -145,7 +162,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
       fleet.start();
     },
     async discovered() {
-      await Promise.all(enabled.map(({ name }) => catalog.about(name, closing.signal).catch(() => {})));
+      await Promise.all(enabled.map(({ name }) => settled(name)));
       const statuses = enabled.map(({ name }) => ({ name, ...catalog.status(name) }));
       return {
         servers: statuses.filter(({ state }) => state === 'known').length,

@@ -240,3 +240,4 @@ process.on('SIGTERM', () => process.exit(143));
 process.stdin.on('end', () => process.exit(0));
 
 await server.connect(new StdioServerTransport());
+console.error('context7 is ready');

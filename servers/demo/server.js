@@ -34,3 +34,4 @@ serveStdio(() => {
 
 // As a container's first process Node would not end on SIGTERM by itself.
 process.on('SIGTERM', () => process.exit(143));
+console.error(`demo is ready; greetings are from ${helloFrom}`);

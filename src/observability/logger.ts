@@ -53,11 +53,11 @@ export function logEvents(events: Events, logger: Logger): void {
   events.on('server.state', (fields) => logger.debug('server state', fields));
   events.on('prepare.progress', ({ server, text }) => logger.debug(text, { server }));
   events.on('discovery.finished', ({ durationMs, ...fields }) =>
-    logger.info('lists read', { ...fields, ms: Math.round(durationMs) }),
+    logger.debug('lists read', { ...fields, ms: Math.round(durationMs) }),
   );
   events.on('discovery.failed', (fields) => logger.warn('lists could not be read', fields));
   events.on('catalog.changed', ({ server, lists }) =>
-    logger.info('lists changed', { server, lists: lists.join(',') }),
+    logger.debug('lists changed', { server, lists: lists.join(',') }),
   );
   events.on('call.finished', ({ durationMs, ...fields }) =>
     logger.debug('call', { ...fields, ms: Math.round(durationMs) }),

@@ -50,7 +50,7 @@ it('serves lists while the engine is away, says what to do, and recovers by itse
 
     await proxy.down();
     expect((await client.listTools()).tools.length).toBeGreaterThan(10);
-    const error = await rejection(client.callTool({ name: 'two__tool_1', arguments: {} }));
+    const error = await rejection(client.callTool({ name: 'two__tool_01', arguments: {} }));
     expect(error.message).toMatch(/engine/i);
     expect(error.data).toMatchObject({ code: 'engine_unreachable', hint: expect.any(String) });
     expect((await fetch(`${gateway.url}/health`)).status).toBe(200);
