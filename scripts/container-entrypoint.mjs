@@ -10,15 +10,26 @@ const socket = (process.env.DOCKER_HOST ?? 'unix:///var/run/docker.sock').replac
 const stateDir = process.env.GATEWAY_STATE_DIR ?? '/state';
 const gatewayArguments = process.argv.slice(2);
 
-/** The owner of servers.yaml's folder, who can read the .env beside it; root's folders are read by the image's user. */
+const READ_BY_OTHERS = 0o4;
+
+/** True when any user may read the file; what does not exist needs no reading. */
+const isPublic = (file) => !existsSync(file) || (statSync(file).mode & READ_BY_OTHERS) !== 0;
+
+/** The owner of servers.yaml's folder, who can read the .env beside it; in place of root the image's own user. */
 function chooseUser() {
   const flag = gatewayArguments.findIndex((argument) => argument === '--config' || argument === '--registry');
-  const file = flag === -1 ? process.env.MCP_REGISTRY : gatewayArguments[flag + 1];
-  const folder = path.dirname(file ?? '/config/servers.yaml');
+  const file =
+    (flag === -1 ? process.env.MCP_REGISTRY : gatewayArguments[flag + 1]) ?? '/config/servers.yaml';
+  const folder = path.dirname(file);
   const owner = existsSync(folder) ? statSync(folder) : { uid: 0, gid: 0 };
-  return owner.uid === 0
-    ? { uid: UNPRIVILEGED_ID, gid: UNPRIVILEGED_ID }
-    : { uid: owner.uid, gid: owner.gid };
+  if (owner.uid !== 0) return { uid: owner.uid, gid: owner.gid };
+  const hidden = [folder, file, path.join(folder, '.env')].find((candidate) => !isPublic(candidate));
+  if (hidden === undefined) return { uid: UNPRIVILEGED_ID, gid: UNPRIVILEGED_ID };
+  process.stderr.write(
+    `warning: ${hidden} can be read by root alone, so the gateway keeps running as root; ` +
+      `give it to another user on the host (chown -R ${UNPRIVILEGED_ID}) to have it run without\n`,
+  );
+  return { uid: 0, gid: 0 };
 }
 
 function own(file, { uid, gid }) {

@@ -70,7 +70,7 @@ export async function start(options: StartOptions): Promise<ExitCode> {
 
 function banner(summary: { servers: number; failed: string[]; tools: number }, origin: string): string[] {
   const { servers, failed, tools } = summary;
-  const url = origin.replace('127.0.0.1', 'localhost');
+  const url = origin.replace(/127\.0\.0\.1|0\.0\.0\.0/, 'localhost');
   return [
     '',
     `Ready: ${tools} tools of ${servers} servers${failed.length > 0 ? `; failed: ${failed.join(', ')} (see ${url}/servers)` : ''}`,

@@ -1,4 +1,4 @@
-import { cp, mkdir, rm, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -46,6 +46,7 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
     folder = await temporaryFolder();
     port = await freePort();
     url = `http://127.0.0.1:${port}`;
+    await chmod(folder, 0o755);
     await cp(join(root, 'docker-compose.yml'), join(folder, 'docker-compose.yml'));
     await cp(join(root, 'servers'), join(folder, 'servers'), {
       recursive: true,
@@ -86,12 +87,11 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
   });
 
   it('runs the gateway without root', async () => {
-    const { stdout } = await run('docker', ['top', 'mcp-gateway', '-eo', 'uid,args']);
-    const gatewayProcess = stdout
-      .split('\n')
-      .find((line) => /^\s*\d+ \S*node \/app\/bin\/mcp-gateway\.js/.test(line));
-    expect(gatewayProcess, stdout).toBeDefined();
-    expect(gatewayProcess!.trim()).not.toMatch(/^0 /);
+    const { stdout } = await run('docker', ['top', 'mcp-gateway', '-eo', 'pid,uid,args']);
+    const uids = [...stdout.matchAll(/^\s*\d+\s+(\d+) \S*node \/app\/bin\/mcp-gateway\.js/gm)].map(
+      ([, uid]) => uid,
+    );
+    expect(uids, stdout).toEqual(['1000']);
   });
 
   it('starts servers beside itself on the same engine', { timeout: 240_000 }, async () => {
@@ -130,34 +130,13 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
       `${bridge}:8000`,
       `${bridge}:${port}`,
     ];
-    // Plain sockets, so that the Host header is ours to forge.
-    const probe = `
-      const net = require('net');
-      const ask = (address) => new Promise((resolve) => {
-        const [host, port] = address.split(':');
-        const socket = net.connect({ host, port: Number(port), timeout: 3000 });
-        socket.once('connect', () => socket.write('GET /health HTTP/1.1\\r\\nHost: localhost:8000\\r\\nConnection: close\\r\\n\\r\\n'));
-        socket.once('data', (data) => resolve(address + ' ANSWERED ' + String(data).split('\\r\\n')[0]));
-        socket.once('timeout', () => { socket.destroy(); resolve(address + ' timeout'); });
-        socket.once('error', (error) => resolve(address + ' ' + error.code));
-        socket.once('close', () => resolve(address + ' closed'));
-      });
-      Promise.all(process.argv.slice(1).map(ask)).then((lines) => console.log(lines.join('\\n')));`;
-    const probed = await run('docker', [
-      'run',
-      '--rm',
-      '--network',
-      'mcp-network',
-      '--entrypoint',
-      'node',
-      BASE_IMAGE,
-      '-e',
-      probe,
-      ...addresses,
-    ]);
-    expect(probed.code, probed.stderr).toBe(0);
-    expect(probed.stdout.trim().split('\n')).toHaveLength(addresses.length);
-    expect(probed.stdout).not.toContain('ANSWERED');
+    const probed = await probe('mcp-network', addresses);
+    expect(probed.split('\n')).toHaveLength(addresses.length);
+    expect(probed).not.toContain('ANSWERED');
+    // The same question on the gateway's own network is answered: the probe is no blind one.
+    expect(await probe('mcp-gateway-compose-test_edge', [`${own.IPAddress}:8000`])).toContain(
+      'ANSWERED HTTP/1.1 200',
+    );
   });
 
   it('ends its servers when it goes down', { timeout: 120_000 }, async () => {
@@ -170,6 +149,27 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
     expect(await servers()).toEqual([]);
   });
 });
+
+/** Asks each address for /health with a forged Host, from a container on that network; a line for each. */
+async function probe(network: string, addresses: string[]): Promise<string> {
+  // Plain sockets, because fetch does not let the Host header be forged.
+  const program = `
+    const net = require('net');
+    const ask = (address) => new Promise((resolve) => {
+      const [host, port] = address.split(':');
+      const socket = net.connect({ host, port: Number(port), timeout: 3000 });
+      socket.once('connect', () => socket.write('GET /health HTTP/1.1\\r\\nHost: localhost:8000\\r\\nConnection: close\\r\\n\\r\\n'));
+      socket.once('data', (data) => resolve(address + ' ANSWERED ' + String(data).split('\\r\\n')[0]));
+      socket.once('timeout', () => { socket.destroy(); resolve(address + ' timeout'); });
+      socket.once('error', (error) => resolve(address + ' ' + error.code));
+      socket.once('close', () => resolve(address + ' closed'));
+    });
+    Promise.all(process.argv.slice(1).map(ask)).then((lines) => console.log(lines.join('\\n')));`;
+  const options = ['--rm', '--network', network, '--entrypoint', 'node'];
+  const probed = await run('docker', ['run', ...options, BASE_IMAGE, '-e', program, ...addresses]);
+  expect(probed.code, probed.stderr).toBe(0);
+  return probed.stdout.trim();
+}
 
 function freePort(): Promise<number> {
   return new Promise((resolve) => {

@@ -63,6 +63,8 @@ export async function bind(
 ): Promise<{ source: string; owner?: { uid: number; gid: number } }> {
   // Another machine's files cannot be looked at from here.
   if (!engine.isLocal) return { source };
+  // First, because a path that no mount covers does not exist in here either.
+  const onHost = own ? own.toHost(server.name, source) : source;
   const found = await stat(source).catch((error: unknown) => {
     const reason =
       systemCodeOf(error) === 'ENOENT' ? 'does not exist' : `cannot be read (${systemCodeOf(error)})`;
@@ -77,7 +79,7 @@ export async function bind(
     );
   });
   return {
-    source: own ? own.toHost(server.name, source) : source,
+    source: onHost,
     owner: { uid: found.uid, gid: found.gid },
   };
 }
@@ -125,10 +127,10 @@ export class OwnContainer {
     }
     throw new GatewayError(
       'volume_unusable',
-      `Server ${server}: ${source} exists inside the gateway's own container only; no mount of that container covers it.`,
+      `Server ${server}: the gateway runs in a container itself, and no mount of that container covers ${source}.`,
       {
         server,
-        hint: `Add a mount to the gateway's service in docker-compose.yml, for example \`- ./${path.basename(source)}:${source}\`, and start it anew.`,
+        hint: `Add a mount to the gateway's service in docker-compose.yml, for example \`- ${source}:${source}\`, and start it anew.`,
       },
     );
   }
