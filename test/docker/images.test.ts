@@ -84,6 +84,8 @@ describe('an image with `build`', () => {
     const args = { build: { context: folder, dockerfile: 'Dockerfile', args: { A: '1' } } };
     digests.push((await prepare(built(args))).digest);
     expect(new Set(digests).size).toBe(5);
+    const left = await engine.listImages({ all: true });
+    expect(left.filter(({ Id }) => digests.includes(Id)).map(({ Id }) => Id)).toEqual([digests.at(-1)]);
     await removeImage(tag);
     expect((await prepare(built(args))).progress.length).toBeGreaterThan(0);
   });

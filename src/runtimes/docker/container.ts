@@ -163,11 +163,11 @@ export class ContainerInstance implements Instance {
     const deadline = this.#parts.clock.now() + graceMs;
     if (this.#isPaused) await this.resume();
     this.#writer.close();
-    await this.#diesWithin(Math.min(graceMs / 2, endOfInputMs));
-    if (!(await this.#diesWithin(0))) {
+    if (graceMs > 0 && !(await this.#diesWithin(Math.min(graceMs / 2, endOfInputMs)))) {
       await this.#kill(this.#parts.stopSignal);
-      if (!(await this.#diesWithin(deadline - this.#parts.clock.now()))) await this.#kill('SIGKILL');
+      await this.#diesWithin(deadline - this.#parts.clock.now());
     }
+    // What is left is removed by force.
     await this.#remove();
   }
 

@@ -102,6 +102,10 @@ export class Images {
       this.#build(engine, server, recipe, onProgress),
     );
     const made = await this.inspect(engine, tag, options.signal);
+    // Ours and without a name now; one that still runs stays.
+    if (made && found?.labels[labels.sources] && found.id !== made.id) {
+      await engine.ensure((docker) => docker.getImage(found.id).remove()).catch(() => {});
+    }
     if (made) return made;
     throw new GatewayError(
       'build_failed',
