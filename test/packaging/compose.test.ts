@@ -88,7 +88,7 @@ describe.skipIf(!hasCompose)('docker compose up', () => {
 
   it('runs the gateway without root', async () => {
     const { stdout } = await run('docker', ['top', 'mcp-gateway', '-eo', 'pid,uid,args']);
-    const uids = [...stdout.matchAll(/^\s*\d+\s+(\d+) \S*node \/app\/bin\/mcp-gateway\.js/gm)].map(
+    const uids = [...stdout.matchAll(/^\s*\d+\s+(\d+)\s+\S*node \/app\/bin\/mcp-gateway\.js/gm)].map(
       ([, uid]) => uid,
     );
     expect(uids, stdout).toEqual(['1000']);
