@@ -67,6 +67,10 @@ export interface MemberOptions {
 
 /** Engines freeze and thaw in milliseconds; one that does not answer for this long has failed to. */
 const freezeLimitMs = 10_000;
+const overdue = new GatewayError(
+  'internal',
+  `The engine took longer than ${seconds(freezeLimitMs)} to freeze or thaw`,
+);
 /** How long a stop may take beyond its grace before it is left behind. */
 const stopSlackMs = 15_000;
 const noiseEventsAtOnce = 20;
@@ -106,6 +110,8 @@ export class Member implements Candidate {
   #releasePlace: (() => void) | undefined;
   #isStopping = false;
   #stopReason: StopReason = 'idle';
+  /** A start that was given up and that the runtime has yet to undo. */
+  #overrun: Promise<void> | undefined;
   /** The freeze or thaw under way: a stop waits for it. */
   #transition: Promise<void> | undefined;
   #cannotPause = false;
@@ -171,6 +177,9 @@ export class Member implements Candidate {
         slots,
         connection,
         onSlot: () => this.#setPhase('working'),
+        onOverrun: (cleared) => {
+          this.#overrun = cleared;
+        },
       });
       this.handshake = await becomeReady(context, this.#instance, connection);
       this.#abort.signal.throwIfAborted();
@@ -255,6 +264,8 @@ export class Member implements Candidate {
       this.abortStart(error);
       return;
     }
+    // A start that is being undone has nothing to kill yet.
+    if (!this.#instance) return;
     if (this.state !== 'draining') this.#leave(reason);
     this.#connection.close(error);
     void this.#stop(graceMs);
@@ -287,10 +298,7 @@ export class Member implements Candidate {
         this.look();
       },
       (error) => {
-        if (this.state !== 'resuming') return;
-        this.#leave('crash');
-        this.#connection.close(asGatewayError(error, server.name));
-        void this.#stop(0);
+        if (this.state === 'resuming') this.#replace(error);
       },
     );
   }
@@ -358,8 +366,13 @@ export class Member implements Candidate {
         owner.onStateChange();
         this.look();
       },
-      () => {
+      (error) => {
         if (this.state !== 'pausing') return;
+        if (error === overdue) {
+          // It may freeze at any moment from now on.
+          this.#replace(error);
+          return;
+        }
         // An engine that cannot freeze is not asked again; the instance is well.
         this.#cannotPause = true;
         this.state = 'ready';
@@ -369,18 +382,16 @@ export class Member implements Candidate {
     );
   }
 
+  /** Goes without a word: nobody has a lease on it. */
+  #replace(error: unknown): void {
+    this.#leave('crash');
+    this.#connection.close(asGatewayError(error, this.#options.server.name));
+    void this.#stop(0);
+  }
+
   #withinLimit(work: Promise<void>): Promise<void> {
-    const { clock, server } = this.#options;
     return new Promise((resolve, reject) => {
-      const cancelTimer = clock.schedule(
-        () =>
-          reject(
-            new GatewayError('internal', `The engine took longer than ${seconds(freezeLimitMs)}`, {
-              server: server.name,
-            }),
-          ),
-        freezeLimitMs,
-      );
+      const cancelTimer = this.#options.clock.schedule(() => reject(overdue), freezeLimitMs);
       work.then(resolve, reject).finally(cancelTimer);
     });
   }
@@ -399,12 +410,13 @@ export class Member implements Candidate {
 
   #onStartFailed(error: GatewayError): void {
     const { owner } = this.#options;
-    this.state = this.#instance ? 'draining' : 'gone';
+    this.state = this.#instance || this.#overrun ? 'draining' : 'gone';
     this.#connection.close(error);
     // Told before the remains are cleared away: that may take as long as a stop.
     owner.onStartFailed(this, error, !this.#abort.signal.aborted);
     owner.onStateChange();
     if (this.#instance) void this.#stop(this.#options.server.timeouts.stopMs);
+    else if (this.#overrun) void this.#within(this.#overrun, stopSlackMs).then(() => this.#finish());
     else this.#finish();
   }
 
@@ -466,20 +478,23 @@ export class Member implements Candidate {
       if (graceMs === 0) instance.stop({ graceMs }).catch(() => {});
       return;
     }
-    const { clock } = this.#options;
     // A stop that cannot wait does not wait for an engine that is slow to freeze.
     if (graceMs > 0) await this.#transition;
-    await new Promise<void>((resolve) => {
-      const cancelTimer = clock.schedule(resolve, graceMs + stopSlackMs);
-      instance
-        .stop({ graceMs })
+    await this.#within(instance.stop({ graceMs }), graceMs + stopSlackMs);
+    this.#finish();
+  }
+
+  /** Resolves when the work has ended, well or not, or its time is over. */
+  #within(work: Promise<void>, limitMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const cancelTimer = this.#options.clock.schedule(resolve, limitMs);
+      work
         .catch(() => {})
         .finally(() => {
           cancelTimer();
           resolve();
         });
     });
-    this.#finish();
   }
 
   #finish(): void {

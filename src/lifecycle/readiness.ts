@@ -45,10 +45,16 @@ export async function prepare(
 export async function start(
   context: StartContext,
   prepared: Prepared,
-  options: { slots: Semaphore; connection: Connection; onSlot(): void },
+  options: {
+    slots: Semaphore;
+    connection: Connection;
+    onSlot(): void;
+    /** The start was given up; `cleared` resolves when the runtime has noticed and nothing is left. Never rejects. */
+    onOverrun(cleared: Promise<void>): void;
+  },
 ): Promise<Instance> {
   const { server, runtime, clock, signal } = context;
-  const { slots, connection, onSlot } = options;
+  const { slots, connection, onSlot, onOverrun } = options;
   const limitMs = server.timeouts.startMs;
   const work = (inner: AbortSignal) => {
     const startOptions: StartOptions = {
@@ -64,11 +70,11 @@ export async function start(
       hint: `See whether the engine is overloaded (mcp-gateway doctor), or raise timeouts.start of ${server.name}.`,
     });
   // What comes after nobody waits for it must not live on.
-  const onLate = (late: Instance) => void late.stop({ graceMs: 0 }).catch(() => {});
+  const onLate = (late: Instance) => late.stop({ graceMs: 0 });
   try {
     return await slots.run(() => {
       onSlot();
-      return bounded(work, { limitMs, clock, signal, onTimeout, onLate });
+      return bounded(work, { limitMs, clock, signal, onTimeout, onLate, onOverrun });
     }, signal);
   } catch (error) {
     throw asGatewayError(error, server.name);
@@ -101,12 +107,14 @@ interface Bounds<T> {
   signal: AbortSignal;
   onTimeout(): GatewayError;
   /** The work ended well after its time or after the abort. */
-  onLate?(value: T): void;
+  onLate?(value: T): Promise<void>;
+  /** The work was given up; `cleared` resolves when it has ended all the same. */
+  onOverrun?(cleared: Promise<void>): void;
 }
 
 /** Work that is told to end, and left alone, when its time is over or the signal aborts. */
 function bounded<T>(work: (signal: AbortSignal) => Promise<T>, bounds: Bounds<T>): Promise<T> {
-  const { limitMs, clock, signal, onTimeout, onLate } = bounds;
+  const { limitMs, clock, signal, onTimeout, onLate, onOverrun } = bounds;
   if (signal.aborted) return Promise.reject(signal.reason);
   const inner = new AbortController();
   return new Promise((resolve, reject) => {
@@ -119,14 +127,16 @@ function bounded<T>(work: (signal: AbortSignal) => Promise<T>, bounds: Bounds<T>
     const giveUp = (reason: unknown) => {
       over();
       inner.abort(reason);
+      onOverrun?.(running.then((late) => onLate?.(late)).catch(() => {}));
       reject(reason);
     };
     const onAbort = () => giveUp(signal.reason);
     const cancelTimer = clock.schedule(() => giveUp(onTimeout()), limitMs);
     signal.addEventListener('abort', onAbort, { once: true });
-    work(inner.signal).then(
+    const running = work(inner.signal);
+    running.then(
       (value) => {
-        if (isOver) return onLate?.(value);
+        if (isOver) return;
         over();
         resolve(value);
       },

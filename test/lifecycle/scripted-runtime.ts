@@ -101,6 +101,7 @@ export class ScriptedInstance implements Instance {
   readonly stderr: string[] = [];
   isRunning = true;
   isPaused = false;
+  isPausing = false;
   wasStopped = false;
   readonly #runtime: ScriptedRuntime;
   readonly #options: StartOptions;
@@ -122,10 +123,15 @@ export class ScriptedInstance implements Instance {
     return this.#exited.promise;
   }
 
-  /** Requests of the gateway that were not answered, without those of the gateway itself. */
+  /** Requests that wait for an answer, beside the handshake. */
   get open(): Request[] {
     const requests = this.received.filter((message) => 'method' in message && 'id' in message) as Request[];
-    return requests.filter((request) => !this.answered.has(request.id) && request.method !== 'initialize');
+    const cancelled = new Set(
+      this.notifications('notifications/cancelled').map(({ params }) => params!.requestId),
+    );
+    return requests.filter(
+      ({ id, method }) => !this.answered.has(id) && !cancelled.has(id) && method !== 'initialize',
+    );
   }
 
   readonly answered = new Set<unknown>();
@@ -205,8 +211,13 @@ export class ScriptedInstance implements Instance {
 
   async pause(): Promise<void> {
     if (this.open.length > 0) this.#runtime.violations.push(`${this.name} was paused under a call`);
-    await this.#runtime.script.pause?.(this);
-    this.isPaused = true;
+    this.isPausing = true;
+    try {
+      await this.#runtime.script.pause?.(this);
+      this.isPaused = true;
+    } finally {
+      this.isPausing = false;
+    }
   }
 
   async resume(): Promise<void> {

@@ -1,0 +1,270 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type Deferred, deferred } from '../../src/base/async.ts';
+import { GatewayError } from '../../src/base/errors.ts';
+import type { Lease } from '../../src/lifecycle/lease.ts';
+import { type ServerSettings, scriptedFleet, serverOf } from './fixtures.ts';
+import { settle } from './held-clock.ts';
+
+/*
+ * Calls, answers, deaths, failing engines and passing time in any order, every wait of the runtime ending when the order says so. Whatever the
+ * order: at most `max` copies exist, nothing is stopped or frozen under a call, nobody is left waiting beside a free instance,
+ * every call is answered, and nothing is left behind.
+ */
+
+type Step =
+  | { do: 'call'; affinity: number; upkeep: boolean }
+  | { do: 'hold'; affinity: number }
+  | { do: 'release'; pick: number }
+  | { do: 'abort'; pick: number }
+  | { do: 'answer'; pick: number }
+  | { do: 'die'; pick: number }
+  | { do: 'proceed'; pick: number }
+  | { do: 'fail'; pick: number }
+  | { do: 'ask'; pick: number }
+  | { do: 'pass'; ms: number }
+  | { do: 'endSession'; affinity: number }
+  | { do: 'stop' };
+
+const pick = fc.nat(7);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant('call' as const), affinity: fc.nat(2), upkeep: fc.boolean() }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('hold' as const), affinity: fc.nat(2) }) },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('proceed' as const), pick }) },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant('answer' as const), pick }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constantFrom(
+        'release' as const,
+        'abort' as const,
+        'die' as const,
+        'fail' as const,
+        'ask' as const,
+      ),
+      pick,
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant('pass' as const),
+      ms: fc.constantFrom(1, 1000, 9000, 61_000, 301_000),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('endSession' as const), affinity: fc.nat(2) }) },
+  { weight: 1, arbitrary: fc.constant({ do: 'stop' as const }) },
+);
+
+interface Gate {
+  kind: 'prepare' | 'start' | 'initialize' | 'send' | 'pause' | 'resume' | 'stop';
+  open: Deferred<void>;
+  signal: AbortSignal | undefined;
+}
+
+async function play(
+  settings: ServerSettings,
+  gateway: { maxInstances?: number },
+  slowSends: boolean,
+  steps: Step[],
+) {
+  const gates: Gate[] = [];
+  const gate = (kind: Gate['kind'], signal?: AbortSignal) => {
+    if (isOver) return Promise.resolve();
+    const open = deferred<void>();
+    gates.push({ kind, open, signal });
+    return open.promise;
+  };
+  let isOver = false;
+  const asking = new Set<string>();
+  const names = ['a', 'b'];
+  const { fleet, runtime, clock } = scriptedFleet(
+    names.map((name) => serverOf(name, settings)),
+    {
+      gateway,
+      listener: { onAsked: (name) => asking.add(name) },
+      script: {
+        prepare: () => gate('prepare'),
+        start: (_server, { signal }) => gate('start', signal),
+        initialize: (instance, request) => gate('initialize').then(() => instance.ready(request)),
+        onRequest: () => {},
+        onSend: (_instance, message) =>
+          slowSends && 'method' in message && message.method === 'tools/call' ? gate('send') : undefined,
+        pause: () => gate('pause'),
+        resume: () => gate('resume'),
+        stop: () => gate('stop'),
+      },
+    },
+  );
+  const max = settings.pool?.max ?? 1;
+  const isSession = serverOf('a', settings).isolation === 'session';
+  const limitOf = (name: string) => (asking.has(name) && !isSession ? 1 : (settings.concurrency ?? 8));
+  const leases: Lease[] = [];
+  const aborts: AbortController[] = [];
+  const unsettled = new Set<number>();
+  let calls = 0;
+  let forced = false;
+  const nameOf = (affinity: number) => (affinity === 0 ? undefined : `s${affinity}`);
+  const proceed = (from: Gate[], index: number) => {
+    const [chosen] = from.splice(index % from.length, 1);
+    return chosen!;
+  };
+
+  const check = () => {
+    for (const name of names) {
+      const alive = runtime.running.filter(({ server }) => server.name === name);
+      if (!isSession) expect(alive.length, `copies of ${name}`).toBeLessThanOrEqual(max);
+      const status = fleet.status(name);
+      for (const { id, state } of status.instances) {
+        // Truthful: what is said to be there is there.
+        if (state === 'ready' || state === 'paused')
+          expect(alive.map((instance) => instance.name)).toContain(id);
+      }
+      if (isSession || status.waiting === 0) continue;
+      const free = status.instances.filter(
+        ({ state, leases }) => state === 'ready' && leases < limitOf(name),
+      );
+      const ready = free.filter(({ id }) => !alive.find((instance) => instance.name === id)?.isPausing);
+      expect(ready, 'free beside a queue').toEqual([]);
+    }
+    expect(runtime.running.length + runtime.starting).toBeLessThanOrEqual(gateway.maxInstances ?? 50);
+    if (!forced) expect(runtime.violations).toEqual([]);
+  };
+
+  for (const [index, action] of steps.entries()) {
+    const name = names[index % 3 === 0 ? 1 : 0]!;
+    if (action.do === 'call') {
+      const number = calls++;
+      const abort = new AbortController();
+      aborts.push(abort);
+      unsettled.add(number);
+      fleet
+        .call(
+          name,
+          { method: 'tools/call', params: { number } },
+          {
+            affinity: nameOf(action.affinity),
+            purpose: action.upkeep ? 'upkeep' : 'call',
+            signal: abort.signal,
+          },
+        )
+        .then(
+          (outcome) => {
+            // Its own answer, and no other.
+            expect(outcome).toEqual({ result: { number } });
+            unsettled.delete(number);
+          },
+          (error) => {
+            if (error instanceof GatewayError && error.code !== 'internal') unsettled.delete(number);
+          },
+        );
+    } else if (action.do === 'hold') {
+      fleet.lease(name, { affinity: nameOf(action.affinity) }).then(
+        (lease) => (isOver ? lease.release() : leases.push(lease)),
+        () => {},
+      );
+    } else if (action.do === 'release')
+      leases.splice(action.pick % Math.max(1, leases.length), 1)[0]?.release();
+    else if (action.do === 'abort') aborts[aborts.length - 1 - action.pick]?.abort();
+    else if (action.do === 'answer') {
+      const open = runtime.running.flatMap((instance) =>
+        instance.isPaused ? [] : instance.open.map((request) => ({ instance, request })),
+      );
+      const chosen = open[action.pick % Math.max(1, open.length)];
+      chosen?.instance.answer(chosen.request, { number: chosen.request.params?.number });
+    } else if (action.do === 'die') {
+      const alive = runtime.running;
+      alive[action.pick % Math.max(1, alive.length)]?.dies(action.pick % 2 ? 'unsaid' : { code: 1 });
+    } else if (action.do === 'ask') {
+      const alive = runtime.running.filter(({ isPaused }) => !isPaused);
+      alive[action.pick % Math.max(1, alive.length)]?.says({
+        jsonrpc: '2.0',
+        id: index,
+        method: 'elicitation/create',
+      });
+    } else if (action.do === 'proceed') {
+      if (gates.length > 0) proceed(gates, action.pick).open.resolve();
+    } else if (action.do === 'fail') {
+      const fallible = gates.filter(
+        ({ kind }) => kind !== 'stop' && kind !== 'send' && kind !== 'initialize',
+      );
+      if (fallible.length > 0) {
+        const chosen = proceed(fallible, action.pick);
+        gates.splice(gates.indexOf(chosen), 1);
+        chosen.open.reject(new GatewayError('start_failed', `${chosen.kind} failed`));
+      }
+    } else if (action.do === 'endSession') {
+      if (action.affinity > 0) fleet.endSession(nameOf(action.affinity)!);
+    } else if (action.do === 'stop') {
+      forced = true;
+      void fleet.stop(name);
+    } else if (action.do === 'pass') {
+      // What outlives every bound is left behind; that is not what is tried here.
+      for (let leftMs = action.ms; leftMs > 0; leftMs -= 5000) {
+        await clock.pass(Math.min(leftMs, 5000));
+        if (action.ms < 5000) continue;
+        for (const { kind, open, signal } of gates) if (kind === 'stop' || signal?.aborted) open.resolve();
+      }
+    }
+    await settle();
+    check();
+  }
+
+  // From here on everything goes well, and so everybody must get an answer.
+  isOver = true;
+  for (let round = 0; round < 40; round += 1) {
+    for (const { open } of gates.splice(0)) open.resolve();
+    await settle();
+    for (const lease of leases.splice(0)) lease.release();
+    for (const instance of runtime.running) {
+      for (const request of instance.open) instance.answer(request, { number: request.params?.number });
+    }
+    await clock.pass(2000);
+    if (unsettled.size === 0 && names.every((name) => fleet.status(name).waiting === 0)) break;
+  }
+  expect([...unsettled], 'calls without an answer').toEqual([]);
+  for (const name of names) {
+    for (const { leases } of fleet.status(name).instances)
+      expect(leases, 'a lease that was never closed').toBe(0);
+  }
+  await clock.pass(400_000);
+  const kept = isSession ? runtime.running.length : 0;
+  expect(runtime.running.length, 'instances that should rest').toBe(kept);
+  await fleet.close();
+  expect(runtime.running).toEqual([]);
+  expect(clock.pending, 'timers').toBe(0);
+}
+
+const runs = Number(process.env.LIFECYCLE_RUNS ?? 150);
+const steps = fc.array(step, { minLength: 5, maxLength: 60 });
+
+describe('whatever the order of events', () => {
+  const cases: [string, ServerSettings, { maxInstances?: number }][] = [
+    ['one instance', {}, {}],
+    ['one instance, one call at a time, freezing', { concurrency: 1, pauseAfterMs: 1000 }, {}],
+    ['three instances', { concurrency: 2, pool: { max: 3 } }, {}],
+    ['an instance for each session, freezing', { isolation: 'session', pauseAfterMs: 1000 }, {}],
+    ['memory that matters', { stateful: true }, {}],
+    ['room for two instances of both servers', { concurrency: 1, pool: { max: 2 } }, { maxInstances: 2 }],
+    [
+      'room for one instance of both servers, freezing',
+      { concurrency: 2, pauseAfterMs: 1000 },
+      { maxInstances: 1 },
+    ],
+  ];
+  it.each(cases)(
+    'all promises are kept with %s',
+    async (_name, settings, gateway) => {
+      await fc.assert(
+        fc.asyncProperty(fc.boolean(), steps, (slowSends, order) =>
+          play(settings, gateway, slowSends, order),
+        ),
+        { numRuns: runs },
+      );
+    },
+    600_000,
+  );
+});
