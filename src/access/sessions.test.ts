@@ -167,14 +167,17 @@ describe('sessions', () => {
   });
 
   it('make room by the one that was idle the longest, and never by one in use', async () => {
-    const { sessions, ended } = setUp({ maxSessions: 3 }).start();
+    const { start, clock } = setUp({ maxSessions: 3 });
+    const { sessions, ended } = start();
     const listening = await sessions.begin(client, undefined);
     sessions.hold(listening);
     const older = await sessions.begin(client, undefined);
     const newer = await sessions.begin(client, undefined);
+    clock.advance(1000);
     await find(sessions, older);
     await sessions.begin(client, undefined);
     expect(ended).toEqual([newer.id]);
+    clock.advance(1000);
     sessions.hold(older);
     const last = await sessions.begin(client, undefined);
     expect(sessions.size).toBe(3);

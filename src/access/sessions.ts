@@ -113,7 +113,7 @@ export class Sessions {
   readonly #options: SessionsOptions;
   readonly #clock: Clock;
   readonly #key: Uint8Array;
-  /** By token, least recently used first. */
+  /** By token. */
   readonly #live = new Map<string, Session>();
   readonly #loading = new Map<string, Promise<Session>>();
   readonly #writing = new Set<Promise<void>>();
@@ -216,9 +216,6 @@ export class Sessions {
     }
     if (session.scope !== scope || session.principal !== principal) throw unknownSession();
     session.lastUseMs = now;
-    // Last in the map: most recently used.
-    this.#live.delete(session.token);
-    this.#live.set(session.token, session);
     return session;
   }
 
@@ -259,9 +256,12 @@ export class Sessions {
 
   #makeRoom(): void {
     if (this.#live.size < this.#limits.maxSessions) return;
+    let oldest: Session | undefined;
     for (const session of this.#live.values()) {
-      if (session.holds > 0) continue;
-      this.end(session);
+      if (session.holds === 0 && !(oldest && oldest.lastUseMs <= session.lastUseMs)) oldest = session;
+    }
+    if (oldest) {
+      this.end(oldest);
       return;
     }
     throw new GatewayError('session_limit', `All ${this.#limits.maxSessions} sessions are in use.`, {

@@ -5,14 +5,9 @@ import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { ListKind, Page, RefreshCause, Resolved, Route, Scope } from '../catalog/catalog.ts';
 import type { Entry, Snapshot } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
-import type {
-  CallOptions,
-  InstanceListener,
-  LeaseOptions,
-  Outcome,
-  OutgoingRequest,
-} from '../lifecycle/lease.ts';
-import type { Events } from '../observability/events.ts';
+import type { FleetCallOptions } from '../lifecycle/fleet.ts';
+import type { InstanceListener, Outcome, OutgoingRequest } from '../lifecycle/lease.ts';
+import type { Events, GatewayEvents } from '../observability/events.ts';
 import { negotiate } from '../protocol/eras.ts';
 import {
   type Failure,
@@ -62,11 +57,7 @@ export interface GatewayCatalog {
 
 /** What the gateway needs of the fleet. */
 export interface GatewayFleet {
-  call(
-    server: string,
-    request: OutgoingRequest,
-    options: LeaseOptions & CallOptions & { isReplayable?: boolean },
-  ): Promise<Outcome>;
+  call(server: string, request: OutgoingRequest, options: FleetCallOptions): Promise<Outcome>;
   /** Tells the running instances of a session; starts none. */
   notifySession(affinity: string, notification: { method: string; params?: Params }): void;
   /** Kept for later instances too; starts none. `affinity` undefined: of the shared instances. */
@@ -259,9 +250,7 @@ export class Gateway implements InstanceListener {
   async callTool(server: string, tool: string, args: Params, signal: AbortSignal): Promise<Outcome> {
     const { native, entry } = await this.#catalog.resolve('tools', server, tool, signal);
     const request = { method: 'tools/call', params: { name: native, arguments: args } };
-    return this.#measured(server, request.method, tool, () =>
-      this.#fleet.call(server, request, { signal, isReplayable: isReplayable(entry) }),
-    );
+    return this.#measured(server, request, tool, { signal, isReplayable: isReplayable(entry) });
   }
 
   close(): void {
@@ -492,7 +481,7 @@ export class Gateway implements InstanceListener {
 
   // The way to a server and back
 
-  #forward(
+  async #forward(
     call: Call,
     server: string,
     request: OutgoingRequest,
@@ -504,62 +493,58 @@ export class Gateway implements InstanceListener {
     const meta = request.params?._meta;
     const progressToken = isObject(meta) ? meta.progressToken : undefined;
     let booted = 0;
-    return this.#measured(server, request.method, name, async () => {
-      const outcome = await this.#fleet.call(server, request, {
-        affinity: session.id,
-        signal,
-        isReplayable,
-        onWaiting:
-          progressToken === undefined
-            ? undefined
-            : (message) => {
-                booted += 1;
-                stream.send(progress({ progressToken, progress: booted, message }));
-              },
-        onNotification: (notification) => {
-          if (notification.method === 'notifications/progress') {
-            stream.send(booted === 0 ? notification : shifted(notification, booted));
-          } else if (notification.method !== 'notifications/message') {
-            if (!stream.send(notification)) conversation.notify(notification);
-          } else if (isLogged(notification.params?.level, session.logLevel)) {
-            if (!stream.send(notification)) conversation.notify(notification);
-          }
-        },
-        onRequest: (question, questionSignal) =>
-          this.#ask(server, conversation, stream, question, questionSignal),
-      });
-      if ('error' in outcome && outcome.error.code === urlElicitationRequired) {
-        this.#rememberElicitations(server, outcome.error.data, conversation);
-      }
-      return outcome;
+    const outcome = await this.#measured(server, request, name, {
+      affinity: session.id,
+      signal,
+      isReplayable,
+      onWaiting:
+        progressToken === undefined
+          ? undefined
+          : (message) => {
+              booted += 1;
+              stream.send(progress({ progressToken, progress: booted, message }));
+            },
+      onNotification: (notification) => {
+        const { method, params } = notification;
+        if (method === 'notifications/progress') {
+          stream.send(booted === 0 ? notification : shifted(notification, booted));
+        } else if (method !== 'notifications/message' || isLogged(params?.level, session.logLevel)) {
+          if (!stream.send(notification)) conversation.notify(notification);
+        }
+      },
+      onRequest: (question, questionSignal) =>
+        this.#ask(server, conversation, stream, question, questionSignal),
     });
+    if ('error' in outcome && outcome.error.code === urlElicitationRequired) {
+      this.#rememberElicitations(server, outcome.error.data, conversation);
+    }
+    return outcome;
   }
 
+  /** A call of the fleet that is told to the event bus when it is over. */
   async #measured(
     server: string,
-    method: string,
+    request: OutgoingRequest,
     name: string,
-    work: () => Promise<Outcome>,
+    options: FleetCallOptions,
   ): Promise<Outcome> {
+    const { method } = request;
     const startedAtMs = performance.now();
-    const finished = (outcome: 'ok' | 'error' | 'cancelled', code?: string) =>
-      this.#events.emit('call.finished', {
-        server,
-        method,
-        name,
-        outcome,
-        code,
-        durationMs: performance.now() - startedAtMs,
-      });
+    let outcome: GatewayEvents['call.finished']['outcome'] = 'error';
+    let code: string | undefined;
     try {
-      const outcome = await work();
-      if ('error' in outcome) finished('error', String(outcome.error.code));
-      else finished(outcome.result.isError === true ? 'error' : 'ok');
-      return outcome;
+      const answer = await this.#fleet.call(server, request, options);
+      if ('error' in answer) code = String(answer.error.code);
+      else if (answer.result.isError !== true) outcome = 'ok';
+      return answer;
     } catch (thrown) {
       const error = asGatewayError(thrown, server);
-      finished(error.code === 'cancelled' ? 'cancelled' : 'error', error.code);
+      if (error.code === 'cancelled') outcome = 'cancelled';
+      code = error.code;
       throw error;
+    } finally {
+      const durationMs = performance.now() - startedAtMs;
+      this.#events.emit('call.finished', { server, method, name, outcome, code, durationMs });
     }
   }
 
@@ -701,31 +686,43 @@ function shifted(notification: Notification, by: number): Notification {
  * content of tools and prompts. The same object when none of them changes.
  */
 function withExposedUris(result: Params, expose: (uri: string) => string): Params {
+  let exposed = result;
   for (const field of ['content', 'contents', 'messages'] as const) {
-    const items = result[field];
+    const items = exposed[field];
     if (!Array.isArray(items)) continue;
-    const exposed = items.map((item) => withExposedUri(item, expose));
-    if (exposed.some((item, index) => item !== items[index])) return { ...result, [field]: exposed };
+    const changed = withExposedItems(items, expose);
+    if (changed !== items) exposed = { ...exposed, [field]: changed };
   }
-  return result;
+  return exposed;
+}
+
+function withExposedItems(items: unknown[], expose: (uri: string) => string): unknown[] {
+  let exposed = items;
+  for (let index = 0; index < items.length; index += 1) {
+    const item = withExposedUri(items[index], expose);
+    if (item === items[index]) continue;
+    if (exposed === items) exposed = [...items];
+    exposed[index] = item;
+  }
+  return exposed;
 }
 
 /** One block of content, a message that holds some, or the contents of a resource. */
 function withExposedUri(item: unknown, expose: (uri: string) => string): unknown {
-  if (Array.isArray(item)) {
-    const exposed = item.map((one) => withExposedUri(one, expose));
-    return exposed.some((one, index) => one !== item[index]) ? exposed : item;
-  }
+  if (Array.isArray(item)) return withExposedItems(item, expose);
   if (!isObject(item)) return item;
-  const { type, uri } = item;
+  const { type, uri, resource, content } = item;
   if (typeof uri === 'string' && (type === undefined || type === 'resource_link')) {
     const exposed = expose(uri);
     return exposed === uri ? item : { ...item, uri: exposed };
   }
-  for (const field of ['resource', 'content'] as const) {
-    if (item[field] === undefined || (field === 'resource' && type !== 'resource')) continue;
-    const exposed = withExposedUri(item[field], expose);
-    if (exposed !== item[field]) return { ...item, [field]: exposed };
+  if (type === 'resource' && resource !== undefined) {
+    const exposed = withExposedUri(resource, expose);
+    return exposed === resource ? item : { ...item, resource: exposed };
+  }
+  if (content !== undefined) {
+    const exposed = withExposedUri(content, expose);
+    return exposed === content ? item : { ...item, content: exposed };
   }
   return item;
 }
