@@ -6,6 +6,7 @@ import {
   idKey,
   type Message,
   type Notification,
+  type Params,
   type Request,
   type Response,
 } from '../protocol/jsonrpc.ts';
@@ -21,8 +22,9 @@ export interface Stream {
 /** A question to the client that waits for its answer. */
 interface Question {
   answer(outcome: Outcome): void;
-  /** What the client says about its progress, with the token that the server gave. */
-  onProgress: ((params: Record<string, unknown>) => void) | undefined;
+  /** Tells the server something about it. */
+  notify: ((notification: Notification) => void) | undefined;
+  /** The server's own; the client has the question's id in its place, as two servers may choose the same. */
   progressToken: unknown;
 }
 
@@ -117,13 +119,19 @@ export class Conversation {
       stream: Stream;
       signal: AbortSignal;
       limitMs: number;
-      onProgress?: (params: Record<string, unknown>) => void;
+      notify?: (notification: Notification) => void;
     },
   ): Promise<Outcome | undefined> {
     const { stream, signal, limitMs } = options;
     if (signal.aborted || this.#questions.size >= maxQuestions) return Promise.resolve(undefined);
     const id = `${this.#questionPrefix}${this.#nextQuestion++}`;
-    const message: Request = { ...request, id };
+    const meta = request.params?._meta as Params | undefined;
+    const progressToken = meta?.progressToken;
+    const params =
+      progressToken === undefined
+        ? request.params
+        : { ...request.params, _meta: { ...meta, progressToken: id } };
+    const message: Request = { ...request, id, ...(params && { params }) };
     const sent = stream.send(message) ? stream : this.#listening?.send(message) ? this.#listening : undefined;
     if (!sent) return Promise.resolve(undefined);
     return new Promise((resolve) => {
@@ -146,8 +154,8 @@ export class Conversation {
       signal.addEventListener('abort', onAbort, { once: true });
       this.#questions.set(id, {
         answer: done,
-        onProgress: options.onProgress,
-        progressToken: (request.params?._meta as Record<string, unknown> | undefined)?.progressToken,
+        notify: options.notify,
+        progressToken,
       });
     });
   }
@@ -161,12 +169,11 @@ export class Conversation {
   }
 
   /** Progress that the client makes on a question. */
-  progress(params: Record<string, unknown>): void {
-    for (const question of this.#questions.values()) {
-      if (question.progressToken === undefined || question.progressToken !== params.progressToken) continue;
-      question.onProgress?.(params);
-      return;
-    }
+  progress(notification: Notification): void {
+    const { progressToken, ...progress } = notification.params ?? {};
+    const question = typeof progressToken === 'string' ? this.#questions.get(progressToken) : undefined;
+    if (question?.progressToken === undefined) return;
+    question.notify?.({ ...notification, params: { ...progress, progressToken: question.progressToken } });
   }
 
   /** The session is over: its calls are cancelled, its questions void, its GET stream ended. */

@@ -217,13 +217,14 @@ export class Gateway implements InstanceListener {
   }
 
   /** Takes a client's notification; those that nobody needs are dropped. Never throws. */
-  notification(session: Session, { method, params = {} }: Notification): void {
+  notification(session: Session, notification: Notification): void {
+    const { method, params = {} } = notification;
     const conversation = this.#conversationOf(session);
     if (method === 'notifications/cancelled') {
       if (isId(params.requestId))
         conversation.cancel(params.requestId, params.reason ?? 'The client cancelled it');
     } else if (method === 'notifications/progress') {
-      conversation.progress(params);
+      conversation.progress(notification);
     } else if (method === 'notifications/roots/list_changed') {
       // Instances that are gone need not be told: a new one asks anew.
       this.#fleet.notifySession(session.id, { method, params });
@@ -512,8 +513,8 @@ export class Gateway implements InstanceListener {
           if (!stream.send(notification)) conversation.notify(notification);
         }
       },
-      onRequest: (question, questionSignal) =>
-        this.#ask(server, conversation, stream, question, questionSignal),
+      onRequest: (question, questionSignal, notify) =>
+        this.#ask(server, conversation, stream, question, questionSignal, notify),
     });
     if ('error' in outcome && outcome.error.code === urlElicitationRequired) {
       this.#rememberElicitations(server, outcome.error.data, conversation);
@@ -555,6 +556,7 @@ export class Gateway implements InstanceListener {
     stream: Stream,
     question: Request,
     signal: AbortSignal,
+    notify?: (notification: Notification) => void,
   ): Promise<Outcome> {
     const lacking = capabilityLackingFor(question, conversation.session.client.capabilities);
     if (lacking !== undefined) return declined(question.method, lacks(lacking));
@@ -562,7 +564,7 @@ export class Gateway implements InstanceListener {
       this.#notifications.rememberElicitation(server, question.params.elicitationId, conversation);
     }
     const limitMs = this.#serverNamed(server)?.timeouts.clientMs ?? 300_000;
-    const answer = await conversation.ask(question, { stream, signal, limitMs });
+    const answer = await conversation.ask(question, { stream, signal, limitMs, notify });
     return answer ?? declined(question.method, 'the client did not answer');
   }
 

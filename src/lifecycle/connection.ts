@@ -568,7 +568,7 @@ export class Connection {
     request: Request,
     capability: ClientCapability,
     call: Pending | undefined,
-    ask: (request: Request, signal: AbortSignal) => Promise<Outcome>,
+    ask: NonNullable<CallOptions['onRequest']>,
   ): void {
     const abort = new AbortController();
     const key = idKey(request.id);
@@ -593,7 +593,10 @@ export class Connection {
     if (call) call.questions += 1;
     else this.#sessionQuestions += 1;
 
-    ask(request, abort.signal).then(
+    const notify = (notification: Notification) => {
+      if (this.#questions.get(key) === question) this.#tell(notification);
+    };
+    ask(request, abort.signal, notify).then(
       (outcome) => {
         if (!end()) return;
         this.#tell(

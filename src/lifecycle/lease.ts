@@ -50,7 +50,12 @@ export interface CallOptions {
   /** What belongs to this call and to no other: its progress (token restored), attributed log lines. */
   onNotification?(notification: Notification): void;
   /** The server asks this call's client. Without it the request is declined as the client's missing capability asks. */
-  onRequest?(request: Request, signal: AbortSignal): Promise<Outcome>;
+  onRequest?(
+    request: Request,
+    signal: AbortSignal,
+    /** Tells the server something about its question: the client's progress on it. */
+    notify: (notification: Notification) => void,
+  ): Promise<Outcome>;
 }
 
 /** What instances say outside of any call; given to the fleet once. */

@@ -1,4 +1,5 @@
 import { request } from 'node:http';
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startGateway, type TestGateway } from '../harness.ts';
 import { RawHttpClient, until } from './clients.ts';
@@ -73,6 +74,17 @@ describe('initialize', () => {
     });
     expect(status).toBe(400);
     expect(messages[0].error.code).toBe(-32000);
+  });
+});
+
+describe('a client of both eras', () => {
+  it('tries the modern one, falls back, and works', async () => {
+    const client = new Client({ name: 'both', version: '1' }, { versionNegotiation: { mode: 'auto' } });
+    await client.connect(new StreamableHTTPClientTransport(gateway.url('/tiny/mcp')));
+    expect(client.getNegotiatedProtocolVersion()).toBe('2025-11-25');
+    const result = await client.callTool({ name: 'echo', arguments: { text: 'hello' } });
+    expect(result.content).toEqual([{ type: 'text', text: 'hello' }]);
+    await client.close();
   });
 });
 

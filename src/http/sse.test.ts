@@ -1,0 +1,119 @@
+import { once } from 'node:events';
+import { createServer, type ServerResponse } from 'node:http';
+import { type AddressInfo, connect, type Socket } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { Clock } from '../base/async.ts';
+import { StreamKeeper, sseHeaders } from './sse.ts';
+
+/** Rounds come when the test says so. */
+class RoundClock implements Clock {
+  #task: (() => void) | undefined;
+
+  now() {
+    return 0;
+  }
+
+  schedule(task: () => void) {
+    this.#task = task;
+    return () => {
+      this.#task = undefined;
+    };
+  }
+
+  round() {
+    const task = this.#task;
+    this.#task = undefined;
+    task?.();
+  }
+}
+
+const closing: (() => void)[] = [];
+afterEach(() => {
+  for (const close of closing.splice(0)) close();
+});
+
+/** An open answer, and the raw connection of its reader, who reads nothing until told to. */
+async function openAnswer(): Promise<{ outgoing: ServerResponse; reader: Socket }> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const reader = connect((server.address() as AddressInfo).port, '127.0.0.1');
+  reader.on('error', () => {});
+  reader.write('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  const [, outgoing] = (await once(server, 'request')) as [unknown, ServerResponse];
+  outgoing.writeHead(200, sseHeaders);
+  outgoing.flushHeaders();
+  closing.push(() => {
+    reader.destroy();
+    server.close();
+  });
+  return { outgoing, reader };
+}
+
+const tick = () => new Promise((resolve) => setTimeout(resolve, 20));
+
+describe('the keeper of streams', () => {
+  it('keeps idle ones alive with comments, and forgets those that are closed', async () => {
+    const clock = new RoundClock();
+    const keeper = new StreamKeeper(clock);
+    const { outgoing, reader } = await openAnswer();
+    let text = '';
+    reader.on('data', (chunk) => {
+      text += chunk;
+    });
+    keeper.keep(outgoing, ': keep-alive\n\n');
+    for (let round = 0; round < 3; round += 1) {
+      clock.round();
+      await tick();
+    }
+    expect(text.match(/^: keep-alive$/gm)).toHaveLength(3);
+    reader.destroy();
+    await once(outgoing, 'close');
+    expect(keeper.write(outgoing, 'data: x\n\n')).toBe(false);
+    clock.round();
+    expect(keeper.size).toBe(0);
+  });
+
+  it('drops a reader that falls too far behind, with bounded memory', async () => {
+    const keeper = new StreamKeeper(new RoundClock());
+    const { outgoing } = await openAnswer();
+    const chunk = `data: ${'x'.repeat(1024 * 1024)}\n\n`;
+    let written = 0;
+    while (keeper.write(outgoing, chunk)) {
+      written += 1;
+      if (written > 200) throw new Error('never dropped');
+      await tick();
+    }
+    expect(outgoing.destroyed).toBe(true);
+    expect(written).toBeGreaterThan(7);
+  });
+
+  it('lets one big message through to a slow reader', async () => {
+    const keeper = new StreamKeeper(new RoundClock());
+    const { outgoing, reader } = await openAnswer();
+    expect(keeper.write(outgoing, `data: ${'x'.repeat(20 * 1024 * 1024)}\n\n`)).toBe(true);
+    keeper.end(outgoing, 'data: last\n\n');
+    await tick();
+    let bytes = 0;
+    let tail = '';
+    reader.on('data', (chunk) => {
+      bytes += chunk.length;
+      tail = (tail + chunk.toString('latin1')).slice(-100);
+    });
+    await once(outgoing, 'finish');
+    while (!tail.includes('data: last')) await tick();
+    expect(bytes).toBeGreaterThan(20 * 1024 * 1024);
+  });
+
+  it('drops a reader that takes nothing of an answer’s rest for minutes', async () => {
+    const clock = new RoundClock();
+    const keeper = new StreamKeeper(clock);
+    const { outgoing } = await openAnswer();
+    keeper.end(outgoing, 'x'.repeat(20 * 1024 * 1024));
+    await tick();
+    for (let round = 0; round < 8; round += 1) clock.round();
+    expect(outgoing.destroyed).toBe(false);
+    for (let round = 0; round < 4; round += 1) clock.round();
+    expect(outgoing.destroyed).toBe(true);
+    expect(keeper.size).toBe(0);
+  });
+});
