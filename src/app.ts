@@ -159,6 +159,8 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
       ({ origin } = await http.listen());
       for (const runtime of runtimes) void sweep(runtime, logger);
       await catalog.start();
+      // What was learnt in an earlier run holds from the first call on.
+      for (const { name } of enabled) if (catalog.isLearntInteractive(name)) fleet.markInteractive(name);
       fleet.start();
     },
     async discovered() {

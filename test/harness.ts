@@ -91,6 +91,9 @@ export async function startGateway(options: TestGatewayOptions): Promise<TestGat
     version: '0.0.0-test',
   });
   await catalog.start();
+  for (const name of config.servers.keys()) {
+    if (catalog.isLearntInteractive(name)) fleet.markInteractive(name);
+  }
   const { origin } = await http.listen();
   let isStopped = false;
   const stop = async () => {

@@ -1,6 +1,7 @@
+import { ElicitRequestSchema } from '@modelcontextprotocol/sdk/types.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startGateway, type TestGateway } from '../harness.ts';
-import { RawHttpClient } from './clients.ts';
+import { connectV1, RawHttpClient } from './clients.ts';
 
 let gateway: TestGateway;
 
@@ -220,6 +221,26 @@ describe('a restart', () => {
     stream.close();
     const late = Object.assign(new RawHttpClient(second, '/everything/mcp'), { headers: gone.headers });
     expect((await late.request('ping')).status).toBe(404);
+  });
+
+  it('keeps what was learnt: questions of simultaneous calls are told apart from the first one on', async () => {
+    const options = { servers: { asks: { fixture: 'asks-the-user' } } };
+    await using first = await startGateway(options);
+    await first.settled();
+    const ask = async (gateway: TestGateway, who: number) => {
+      const client = await connectV1(gateway, '/asks/mcp', { elicitation: {} });
+      client.setRequestHandler(ElicitRequestSchema, () => ({
+        action: 'accept',
+        content: { answer: `${who}` },
+      }));
+      const { content } = await client.callTool({ name: 'ask' });
+      await client.close();
+      return JSON.parse((content as { text: string }[])[0]!.text).result?.content.answer;
+    };
+    expect(await ask(first, 0)).toBe('0');
+    await first.stop();
+    await using second = await startGateway({ ...options, folder: first.folder });
+    expect(await Promise.all([1, 2, 3, 4].map((who) => ask(second, who)))).toEqual(['1', '2', '3', '4']);
   });
 
   it('while draining finishes what runs, begins nothing new, and says so', async () => {
