@@ -5,6 +5,8 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { eventually, exists, fixtureServer, TestRuntime } from './harness.ts';
 
+const enginePath = (process.env.DOCKER_HOST ?? 'unix:///var/run/docker.sock').replace('unix://', '');
+
 /** A socket in front of the engine that a test can close, open and freeze. */
 class Door {
   readonly path: string;
@@ -23,7 +25,7 @@ class Door {
       client.on('close', () => this.#sockets.delete(client));
       client.on('error', () => {});
       if (this.#isFrozen) return;
-      const engine = createConnection('/var/run/docker.sock');
+      const engine = createConnection(enginePath);
       this.#sockets.add(engine);
       client.pipe(engine).pipe(client);
       engine.on('error', () => client.destroy());

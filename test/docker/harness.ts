@@ -18,6 +18,11 @@ import type { Instance, Noise } from '../../src/runtimes/runtime.ts';
 /** The engine, asked beside the runtime to see what is really there. */
 export const engine = new Docker();
 
+/** Podman behind its Docker-compatible socket: what it lacks is documented, and not tested. */
+export const isPodman = await engine
+  .version()
+  .then(({ Components }) => JSON.stringify(Components).includes('Podman'));
+
 const fixtures = fileURLToPath(new URL('../fixtures/servers', import.meta.url));
 
 /** A docker server of our fixture image, changed as a test needs it. */

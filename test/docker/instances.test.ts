@@ -6,6 +6,7 @@ import {
   eventually,
   exists,
   fixtureServer,
+  isPodman,
   removeImage,
   TestRuntime,
 } from './harness.ts';
@@ -103,7 +104,8 @@ describe('an instance that dies', () => {
     await engine.getContainer(running.name).remove({ force: true });
     await running.instance.ended;
     expect(await running.instance.exited).toMatchObject({ code: 137, signal: 'SIGKILL' });
-    expect((await running.instance.exited).outOfMemory).toBeUndefined();
+    // Podman tells nobody why: there it looks as if the memory had run out.
+    if (!isPodman) expect((await running.instance.exited).outOfMemory).toBeUndefined();
   });
 
   it('of its memory limit says so', async () => {

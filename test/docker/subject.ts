@@ -2,7 +2,7 @@ import { GatewayError } from '../../src/base/errors.ts';
 import { Events } from '../../src/observability/events.ts';
 import { DockerRuntime } from '../../src/runtimes/docker/docker-runtime.ts';
 import type { Subject } from '../runtime-contract.ts';
-import { engine, fixtureServer } from './harness.ts';
+import { engine, fixtureServer, isPodman } from './harness.ts';
 
 /** The docker runtime as the contract suite sees it. */
 export const subject: Subject = {
@@ -51,5 +51,6 @@ export const subject: Subject = {
     'TZ',
     'PWD',
     'SHLVL',
+    ...(isPodman ? ['TERM', 'container'] : []),
   ],
 };

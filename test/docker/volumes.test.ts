@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Volume } from '../../src/config/schema.ts';
 import { EngineConnection } from '../../src/runtimes/docker/engine.ts';
 import { findOwnContainer } from '../../src/runtimes/docker/mounts.ts';
-import { buildImage, engine, fixtureServer, removeImage, TestRuntime } from './harness.ts';
+import { buildImage, engine, fixtureServer, isPodman, removeImage, TestRuntime } from './harness.ts';
 
 let test: TestRuntime;
 let folder: string;
@@ -103,7 +103,8 @@ describe('a named volume', () => {
     expect((await two.shell('cat /kept/file')).output).toBe('remembered');
     await two.instance.stop({ graceMs: 1_000 });
     const { Labels } = await engine.getVolume(volume).inspect();
-    expect(Labels).toMatchObject({ 'mcp-gateway.managed': 'true', 'mcp-gateway.server': 'keeps' });
+    if (!isPodman)
+      expect(Labels).toMatchObject({ 'mcp-gateway.managed': 'true', 'mcp-gateway.server': 'keeps' });
   });
 
   it('works in images without a shell and with a user of their own', async () => {
@@ -130,32 +131,36 @@ describe('a named volume', () => {
     }
   });
 
-  it('that another image’s user cannot write is named with its mend, and leaves no container', async () => {
-    for (const [image, dockerfile] of [
-      ['mcp-test-foreign-root', 'FROM mcp-fixtures\nENV X=1\n'],
-      ['mcp-test-foreign-user', 'FROM mcp-fixtures\nUSER node\n'],
-    ] as const) {
-      await buildImage(image, dockerfile);
-      const server = fixtureServer('foreign', { image, build: undefined, volumes: [named(fresh())] });
-      try {
-        await expect(test.start(server)).rejects.toMatchObject({
-          code: 'volume_unusable',
-          message: expect.stringMatching(/volume mcp-test-\S+ at \/kept belongs to 0:0 \(mode 755\)/),
-          hint: expect.stringMatching(/chown.*RUN mkdir -p \/kept && chown (65534:65534|1000:1000) \/kept/),
-        });
-        const left = await engine.listContainers({
-          all: true,
-          filters: { label: [`mcp-gateway.gateway=${test.gatewayId}`, 'mcp-gateway.server=foreign'] },
-        });
-        expect(left).toEqual([]);
-        const asRoot = await test.start({ ...server, user: '0:0' });
-        expect((await asRoot.shell('touch /kept/x && echo written')).output).toBe('written');
-        await asRoot.instance.stop({ graceMs: 1_000 });
-      } finally {
-        await removeImage(image);
+  // Podman gives a fresh volume to whoever mounts it first.
+  it.skipIf(isPodman)(
+    'that another image’s user cannot write is named with its mend, and leaves no container',
+    async () => {
+      for (const [image, dockerfile] of [
+        ['mcp-test-foreign-root', 'FROM mcp-fixtures\nENV X=1\n'],
+        ['mcp-test-foreign-user', 'FROM mcp-fixtures\nUSER node\n'],
+      ] as const) {
+        await buildImage(image, dockerfile);
+        const server = fixtureServer('foreign', { image, build: undefined, volumes: [named(fresh())] });
+        try {
+          await expect(test.start(server)).rejects.toMatchObject({
+            code: 'volume_unusable',
+            message: expect.stringMatching(/volume mcp-test-\S+ at \/kept belongs to 0:0 \(mode 755\)/),
+            hint: expect.stringMatching(/chown.*RUN mkdir -p \/kept && chown (65534:65534|1000:1000) \/kept/),
+          });
+          const left = await engine.listContainers({
+            all: true,
+            filters: { label: [`mcp-gateway.gateway=${test.gatewayId}`, 'mcp-gateway.server=foreign'] },
+          });
+          expect(left).toEqual([]);
+          const asRoot = await test.start({ ...server, user: '0:0' });
+          expect((await asRoot.shell('touch /kept/x && echo written')).output).toBe('written');
+          await asRoot.instance.stop({ graceMs: 1_000 });
+        } finally {
+          await removeImage(image);
+        }
       }
-    }
-  });
+    },
+  );
 
   it('in another image that made its mount point is used as it is', async () => {
     const image = 'mcp-test-own-mount';
@@ -199,7 +204,7 @@ describe('a gateway in a container', () => {
         expect.objectContaining({
           code: 'volume_unusable',
           message: expect.stringContaining('/elsewhere/data'),
-          hint: expect.stringContaining('./data:/elsewhere/data'),
+          hint: expect.stringContaining('/elsewhere/data:/elsewhere/data'),
         }),
       );
     } finally {

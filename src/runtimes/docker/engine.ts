@@ -207,7 +207,9 @@ export class Engine {
     const { statusCode, json } = error as { statusCode?: unknown; json?: unknown };
     if (typeof statusCode === 'number') {
       const text = (json as { message?: unknown } | null)?.message;
-      return new EngineError(statusCode, String(text ?? messageOf(error)).trim(), error);
+      // dockerode repeats the status before the engine's own words.
+      const said = String(text ?? messageOf(error)).replace(/^\(HTTP code \d+\) [^-]* - /, '');
+      return new EngineError(statusCode, said.trim(), error);
     }
     if (error instanceof EngineError || error instanceof GatewayError) return error;
     if (systemCodeOf(error) || /socket hang up|aborted/i.test(messageOf(error))) {
@@ -332,6 +334,7 @@ async function probe(docker: Dockerode): Promise<EngineFacts> {
   if (!can.pids) lacks.push('Processes cannot be counted (no pids cgroup): limits.pids is not enforced.');
   if (!can.cpus) lacks.push('CPU time cannot be limited (no CFS quota): limits.cpus is not enforced.');
   if (!has('seccomp')) lacks.push('System calls are not filtered (no seccomp profile).');
+  if (podman) lacks.push('Servers on mcp-network can reach each other: Podman cannot turn that off.');
   return {
     product: podman ? 'Podman' : 'Docker',
     version: podman?.Version ?? version.Version,

@@ -325,7 +325,7 @@ export class Images {
         if (text.trim() !== '') {
           output.push(text);
           if (output.length > outputLines) output.shift();
-          const at = /^Step (\d+)\/(\d+) : (.*)/i.exec(text);
+          const at = /^Step (\d+)\/(\d+) ?: (.*)/i.exec(text);
           if (at) {
             current = ` at step ${at[1]} of ${at[2]} (${printable(at[3]!, 120)})`;
             onProgress({ step, text: `${tag}: ${at[3]}`, fraction: (Number(at[1]) - 1) / Number(at[2]) });
@@ -448,7 +448,7 @@ function buildHint(message: string, current: string, output: string[]): string {
   ) {
     return 'This Dockerfile needs BuildKit: build it with `docker build -t <image> <folder>` and leave `build` out of servers.yaml, or write it without BuildKit’s extensions.';
   }
-  const last = output.filter((line) => !/^(Step |\s*--->|Removing intermediate)/.test(line)).slice(-3);
+  const last = output.filter((line) => !/^(Step |\s*--->|-->|Removing intermediate)/i.test(line)).slice(-3);
   return last.length > 0
     ? `The build’s last words: ${last.join(' | ')}`
     : 'Build it by hand to see more: docker build <folder>.';

@@ -13,7 +13,8 @@ export async function ensureNetwork(
 ): Promise<void> {
   const name = server.network;
   if (name === 'none') return;
-  if (!options.allowUnsafe && (name === 'host' || /^(container|ns):/.test(name))) {
+  if (name === 'host' || /^(container|ns):/.test(name)) {
+    if (options.allowUnsafe) return;
     throw new GatewayError(
       'network_missing',
       `Server ${server.name}: network ${name} would share the host's or another container's network.`,

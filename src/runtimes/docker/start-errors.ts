@@ -29,7 +29,7 @@ export function startError(server: ContainerServer, image: ImageFacts, error: un
       details('Correct `command` (arguments after the image’s ENTRYPOINT) or `entrypoint` (in its place).'),
     );
   }
-  if (/permission denied/i.test(text) && /exec|runc|crun/i.test(text)) {
+  if (/exec:? .*permission denied/i.test(text)) {
     return new GatewayError(
       'start_failed',
       `Server ${server.name}: its program may not be run: ${text}`,
