@@ -102,6 +102,11 @@ type Answer = Outcome | { resultJson: string };
 
 /** Requests of one session that may be worked on at a time. */
 const maxInFlight = 1000;
+/** Characters of what a client says of itself; it is kept as long as the session. */
+const maxIdentityLength = 65_536;
+/** Resources that one session may watch, and the characters of their URIs. */
+const maxSubscriptions = 1000;
+const maxUriLength = 8192;
 const empty: Outcome = { result: {} };
 
 /**
@@ -167,6 +172,12 @@ export class Gateway implements InstanceListener {
   ): Promise<{ response: Response; session?: Session }> {
     const { protocolVersion, capabilities, clientInfo } = request.params ?? {};
     try {
+      if (JSON.stringify([capabilities, clientInfo]).length > maxIdentityLength) {
+        throw new GatewayError(
+          'invalid_params',
+          `capabilities and clientInfo are longer than ${maxIdentityLength} characters.`,
+        );
+      }
       const version = negotiate(protocolVersion);
       const about = scope === undefined ? this.#aboutGateway() : await this.#aboutServer(scope);
       const session = await this.#sessions.begin(
@@ -380,6 +391,13 @@ export class Gateway implements InstanceListener {
           message: `The server ${server} does not offer subscriptions to its resources.`,
         },
       };
+    }
+    if (exposed.length > maxUriLength || session.subscriptions.length >= maxSubscriptions) {
+      throw new GatewayError(
+        'invalid_params',
+        `A session may watch ${maxSubscriptions} resources with URIs of at most ${maxUriLength} characters.`,
+        { hint: 'Unsubscribe from some of them first.' },
+      );
     }
     const feed = this.#feed(server, session);
     if (this.#notifications.isFirst(feed, uri)) {

@@ -10,6 +10,7 @@ export type ChangedList = 'tools' | 'resources' | 'prompts';
 const mergeDelayMs = 100;
 /** URL elicitations whose completion may still be announced; the oldest is forgotten first. */
 const maxElicitations = 10_000;
+const maxElicitationIdLength = 1024;
 
 /** Carries what servers say outside of calls to the conversations it belongs to, and to no other. */
 export class Notifications {
@@ -96,7 +97,7 @@ export class Notifications {
 
   /** Remembers whom a server sent to a page, as its completion does not say. */
   rememberElicitation(server: string, elicitationId: unknown, conversation: Conversation): void {
-    if (typeof elicitationId !== 'string') return;
+    if (typeof elicitationId !== 'string' || elicitationId.length > maxElicitationIdLength) return;
     if (this.#elicitations.size >= maxElicitations) {
       this.#elicitations.delete(this.#elicitations.keys().next().value!);
     }

@@ -287,6 +287,7 @@ class PostStream implements Stream {
   readonly #keeper: StreamKeeper;
   readonly #silence: Silence;
   #isOpen = false;
+  #isFinished = false;
 
   constructor(outgoing: ServerResponse, accepted: Accepted, keeper: StreamKeeper, silence: Silence) {
     this.#outgoing = outgoing;
@@ -297,7 +298,8 @@ class PostStream implements Stream {
   }
 
   send(message: Message): boolean {
-    if (!this.#accepted.sse) return false;
+    // What comes after the answer has nowhere to go.
+    if (!this.#accepted.sse || this.#isFinished) return false;
     this.#open();
     return this.#keeper.write(this.#outgoing, eventOf(textOf(message)));
   }
@@ -309,6 +311,7 @@ class PostStream implements Stream {
   /** The last message, undefined where there is none because the client cancelled its request. */
   finish(reply: Reply | undefined): void {
     this.#silence.end(this);
+    this.#isFinished = true;
     if (this.#outgoing.destroyed) return;
     if (reply === undefined && this.#accepted.sse) this.#open();
     if (this.#isOpen) this.#finishOpen(reply === undefined ? [] : [reply]);
@@ -326,6 +329,7 @@ class PostStream implements Stream {
       return;
     }
     this.#silence.end(this);
+    this.#isFinished = true;
     if (this.#outgoing.destroyed) return;
     if (!this.#accepted.json) this.#open();
     if (this.#isOpen) this.#finishOpen(replies);

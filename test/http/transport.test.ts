@@ -9,7 +9,7 @@ let gateway: TestGateway;
 beforeAll(async () => {
   gateway = await startGateway({
     servers: { everything: {}, tiny: {}, asks: { fixture: 'asks-the-user', timeouts: { client: '500ms' } } },
-    gateway: { max_body: '64k', allowed_hosts: ['gateway.lan'], allowed_origins: ['https://app.example'] },
+    gateway: { max_body: '100k', allowed_hosts: ['gateway.lan'], allowed_origins: ['https://app.example'] },
   });
   await gateway.settled();
 });
@@ -64,6 +64,20 @@ describe('initialize', () => {
       expect(headers.get('mcp-session-id')).toMatch(/^[\w-]+\.[\w-]+\.[\w-]+$/);
     },
   );
+
+  it('refuses a client that says too much of itself', async () => {
+    const client = new RawHttpClient(gateway, '/tiny/mcp');
+    const { messages, headers } = await client.post(
+      JSON.stringify({
+        jsonrpc: '2.0',
+        id: 1,
+        method: 'initialize',
+        params: { protocolVersion: '2025-11-25', capabilities: {}, clientInfo: { name: '"'.repeat(40_000) } },
+      }),
+    );
+    expect(messages[0].error.code).toBe(-32602);
+    expect(headers.get('mcp-session-id')).toBeNull();
+  });
 
   it('answers a modern request so that its client falls back', async () => {
     const { status, messages } = await new RawHttpClient(gateway).post({
@@ -129,6 +143,20 @@ describe('sessions over HTTP', () => {
     await until(() => second.messages.length > 0, 'update on the second stream');
     expect(first.messages).toEqual([]);
     second.close();
+  });
+
+  it('watch a bounded number of resources', async () => {
+    const client = await connected('/everything/mcp');
+    const uri = `test://watched-resource/${'x'.repeat(9000)}`;
+    expect((await client.request('resources/subscribe', { uri })).answer.error.code).toBe(-32602);
+    for (let number = 0; number < 1000; number += 1) {
+      const { answer } = await client.request('resources/subscribe', {
+        uri: `test://watched-resource/${number}`,
+      });
+      expect(answer.result).toEqual({});
+    }
+    const { answer } = await client.request('resources/subscribe', { uri: 'test://watched-resource' });
+    expect(answer.error.message).toContain('1000');
   });
 
   it('keep for the next GET stream what came without one, each thing once', async () => {
@@ -480,7 +508,12 @@ describe('bad input', () => {
 
   it('too large a body is refused, declared or not, on a connection that goes on', async () => {
     const client = await connected('/tiny/mcp');
-    const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'ping', params: { x: 'x'.repeat(70_000) } });
+    const body = JSON.stringify({
+      jsonrpc: '2.0',
+      id: 1,
+      method: 'ping',
+      params: { x: 'x'.repeat(110_000) },
+    });
     expect(await client.post(body)).toMatchObject({ status: 413, messages: [{ error: { code: -32600 } }] });
     const headers = { 'content-type': 'application/json', host: 'localhost', 'transfer-encoding': 'chunked' };
     expect((await rawRequest({ method: 'POST', path: '/mcp', headers, body })).status).toBe(413);
