@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { jwtVerify, SignJWT } from 'jose';
+import { SignJWT } from 'jose/jwt/sign';
+import { jwtVerify } from 'jose/jwt/verify';
 import { type Clock, systemClock } from '../base/async.ts';
 import { GatewayError } from '../base/errors.ts';
 import type { Store } from '../base/store.ts';
