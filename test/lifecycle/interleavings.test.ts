@@ -63,6 +63,7 @@ interface Gate {
   kind: 'prepare' | 'start' | 'initialize' | 'send' | 'pause' | 'resume' | 'stop';
   open: Deferred<void>;
   signal: AbortSignal | undefined;
+  sinceMs: number;
 }
 
 async function play(
@@ -75,14 +76,15 @@ async function play(
   const gate = (kind: Gate['kind'], signal?: AbortSignal) => {
     if (isOver) return Promise.resolve();
     const open = deferred<void>();
-    gates.push({ kind, open, signal });
+    gates.push({ kind, open, signal, sinceMs: clock.now() });
     return open.promise;
   };
   let isOver = false;
   const asking = new Set<string>();
   const names = ['a', 'b'];
   const { fleet, runtime, clock } = scriptedFleet(
-    names.map((name) => serverOf(name, settings)),
+    // Nobody gives up waiting, so that one who was forgotten is seen.
+    names.map((name) => serverOf(name, { idleTimeoutMs: 20_000, timeouts: { queueMs: 1e9 }, ...settings })),
     {
       gateway,
       listener: { onAsked: (name) => asking.add(name) },
@@ -205,8 +207,9 @@ async function play(
       // What outlives every bound is left behind; that is not what is tried here.
       for (let leftMs = action.ms; leftMs > 0; leftMs -= 5000) {
         await clock.pass(Math.min(leftMs, 5000));
-        if (action.ms < 5000) continue;
-        for (const { kind, open, signal } of gates) if (kind === 'stop' || signal?.aborted) open.resolve();
+        for (const { kind, open, signal, sinceMs } of gates) {
+          if (clock.now() - sinceMs >= 15_000 && (kind === 'stop' || signal?.aborted)) open.resolve();
+        }
       }
     }
     await settle();
