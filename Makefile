@@ -1,6 +1,6 @@
 # `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench and inspect.
 .DEFAULT_GOAL := help
-.PHONY: help up down status engine dev test check images logs logs-local env-debug inspect bench
+.PHONY: help packages up down status engine dev test check images logs logs-local env-debug inspect bench
 MAKEFLAGS += --no-print-directory
 export PATH := $(shell pwd)/node_modules/.bin:$(PATH)
 

@@ -1,9 +1,9 @@
 import { chmod, cp, mkdir, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { engine } from '../e2e/engine.ts';
 import { eventually, root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { freePort } from './free-port.ts';
 
 /** docker-compose 1.29, or what COMPOSE names (`docker compose`, a binary's path). */
 const [composeProgram, ...composeArgs] = (process.env.COMPOSE ?? 'docker-compose').split(' ');
@@ -169,13 +169,4 @@ async function probe(network: string, addresses: string[]): Promise<string> {
   const probed = await run('docker', ['run', ...options, BASE_IMAGE, '-e', program, ...addresses]);
   expect(probed.code, probed.stderr).toBe(0);
   return probed.stdout.trim();
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
 }
