@@ -310,9 +310,9 @@ describe('output', () => {
       return elapsedMs;
     };
     await took(1_000_000);
-    const small = Math.min(await took(2_000_000), await took(2_000_000), await took(2_000_000));
-    const large = Math.min(await took(20_000_000), await took(20_000_000), await took(20_000_000));
-    // Ten times the size; a quadratic reader would take a hundred times as long.
+    const small = Math.min(await took(4_000_000), await took(4_000_000), await took(4_000_000));
+    const large = Math.min(await took(32_000_000), await took(32_000_000), await took(32_000_000));
+    // Eight times the size; a quadratic reader would take 64 times as long.
     expect(large / small).toBeLessThan(40);
     await running.instance.stop({ graceMs: 1_000 });
   });

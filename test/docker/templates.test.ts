@@ -46,7 +46,9 @@ describe('template npm', () => {
     expect(HostConfig).toMatchObject({ ReadonlyRootfs: true });
     const tags = (await engine.getImage(digest).inspect()).RepoTags;
     expect(tags).toEqual([
-      expect.stringMatching(/^(?:localhost\/)?mcp-gateway-npm-modelcontextprotocol-server-memory:2026\.8\.31-[0-9a-f]{12}$/),
+      expect.stringMatching(
+        /^(?:localhost\/)?mcp-gateway-npm-modelcontextprotocol-server-memory:2026\.8\.31-[0-9a-f]{12}$/,
+      ),
     ]);
     await running.handshake();
     expect(JSON.stringify(await running.request('tools/list'))).toContain('create_entities');

@@ -168,7 +168,7 @@ export class ContainerInstance implements Instance {
       await this.#diesWithin(deadline - this.#parts.clock.now());
     }
     // What is left is removed by force.
-    await this.#remove();
+    await removeContainer(this.#parts.engine, this.id);
   }
 
   async #diesWithin(limitMs: number): Promise<boolean> {
@@ -192,29 +192,30 @@ export class ContainerInstance implements Instance {
     });
   }
 
-  /** Removes the container, which the engine may be doing already, and waits until it is gone. */
-  async #remove(): Promise<void> {
-    const { engine, id } = this.#parts;
-    await removeContainer(engine, id);
+  /** Resolves when the engine has removed the container. */
+  async removed(): Promise<void> {
+    await awaitRemoval(this.#parts.engine, this.id);
   }
 
   async #exit(): Promise<Exit> {
     const { engine, watch, clock, server, id, exitCode } = this.#parts;
     await this.ended;
+    // Asked now: whoever sees the end may tidy up by `stop`, which does not make the end a wanted one.
+    const wasWanted = this.#isStopping;
     const aliveMs = clock.now() - this.startedAtMs;
     const code = await this.#exitCodeOrRemoval(exitCode);
     const stderr = this.stderr.lines();
     const isFailure = code !== undefined && code !== 0;
     const outOfMemory =
       isFailure &&
-      !this.#isStopping &&
+      !wasWanted &&
       (stderr.some((line) => heapExhausted.test(line)) || (await watch.ranOutOfMemory(id, code)));
     watch.forget(id);
     const exit: Exit = { code };
     const signal = code === undefined ? undefined : signals[code];
     if (signal) exit.signal = signal;
     if (outOfMemory) exit.outOfMemory = true;
-    if (this.#isStopping) return exit;
+    if (wasWanted) return exit;
     const hint = exitHint(server, {
       code,
       outOfMemory,
@@ -254,6 +255,10 @@ export async function removeContainer(engine: Engine, id: string, signal?: Abort
     (docker, abortSignal) => docker.getContainer(id).remove({ force: true, v: true, abortSignal }),
     { limitMs: forceLimitMs, signal },
   );
+  await awaitRemoval(engine, id, signal);
+}
+
+async function awaitRemoval(engine: Engine, id: string, signal?: AbortSignal): Promise<void> {
   await engine.ensure(
     (docker, abortSignal) => docker.getContainer(id).wait({ condition: 'removed', abortSignal }),
     { limitMs: forceLimitMs, signal },

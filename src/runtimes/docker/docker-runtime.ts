@@ -217,7 +217,7 @@ export class DockerRuntime implements Runtime {
         id,
         name,
         socket,
-        exitCode: code,
+        exitCode: Promise.race([code, watch.exitCode(id)]),
         maxMessageBytes: this.#options.gateway.maxMessageBytes,
         imageEntrypoint: image.entrypoint,
         stopSignal: image.stopSignal,
@@ -264,7 +264,7 @@ export class DockerRuntime implements Runtime {
       caSource,
       timeZone: this.#env.TZ || undefined,
     });
-    // The name of another gateway's container, or of one of ours that is not quite gone.
+    // Ours are known; a name that is taken all the same belongs to another gateway, or to an earlier run.
     let prefix = `mcp-${server.name}`;
     for (let number = 1; number < maxNames; number += 1) {
       const name = `${prefix}-${number}`;
@@ -338,8 +338,9 @@ export class DockerRuntime implements Runtime {
       this.#live.delete(id);
       this.#keptLog.append(server.name, instance.stderrTail()).catch(() => {});
     });
-    // With AutoRemove the name is free a little after the exit; too early a reuse costs one refused create.
-    void instance.exited.then(() => this.#names.delete(name));
+    // The engine frees the name a little after the exit.
+    const free = () => this.#names.delete(name);
+    void instance.exited.then(() => instance.removed()).then(free, free);
   }
 
   /** A volume that the server cannot write is found before its first start rather than in its errors. */

@@ -7,6 +7,8 @@ const firstRetryMs = 100;
 const maxRetryMs = 5_000;
 /** How long the events behind an exit may take to arrive after it. */
 const eventLagMs = 500;
+/** How long the event of a lack of memory may come after that of the death; within the time that an answer may take. */
+const memoryEventLagMs = 50;
 
 export interface EngineWatchOptions {
   engine: Engine;
@@ -18,8 +20,10 @@ export interface EngineWatchOptions {
 
 interface Fate {
   ranOutOfMemory: boolean;
+  toldOfMemory: Deferred<void>;
   wasKilled: boolean;
-  died: Deferred<void>;
+  /** With the exit code, where the event has it. */
+  died: Deferred<number | undefined>;
 }
 
 /** Follows the engine's events about our containers, over its restarts. */
@@ -36,11 +40,28 @@ export class EngineWatch {
 
   /** Remembers what happens to a container from now on, until `forget`. */
   remember(id: string): void {
-    this.#fates.set(id, { ranOutOfMemory: false, wasKilled: false, died: deferred() });
+    this.#fates.set(id, {
+      ranOutOfMemory: false,
+      toldOfMemory: deferred(),
+      wasKilled: false,
+      died: deferred(),
+    });
   }
 
   forget(id: string): void {
     this.#fates.delete(id);
+  }
+
+  /**
+   * The exit code as the death's event tells it, which is sooner than `wait` answers: Docker answers that when it has cleaned up.
+   * Never settles where the event does not come or does not say.
+   */
+  exitCode(id: string): Promise<number> {
+    return new Promise((resolve) => {
+      void this.#fates.get(id)?.died.promise.then((code) => {
+        if (code !== undefined) resolve(code);
+      });
+    });
   }
 
   /**
@@ -50,14 +71,12 @@ export class EngineWatch {
   async ranOutOfMemory(id: string, code: number): Promise<boolean> {
     const fate = this.#fates.get(id);
     if (!fate || !this.#isOpen) return false;
-    const lag = new AbortController();
-    // Events come in order, so that once the death is told, what led to it has been told too.
-    await Promise.race([
-      fate.died.promise,
-      sleep(eventLagMs, { clock: this.#options.clock, signal: lag.signal }).catch(() => {}),
-    ]);
-    lag.abort();
-    return fate.ranOutOfMemory || (this.#options.engine.isPodman && code === 137 && !fate.wasKilled);
+    const { clock, engine } = this.#options;
+    // Mostly the engine tells of it before it tells of the death; under load it can be the other way round.
+    const isUnexplained = () => code === 137 && !fate.wasKilled && !fate.ranOutOfMemory;
+    await atMost(eventLagMs, fate.died.promise, clock);
+    if (isUnexplained() && !engine.isPodman) await atMost(memoryEventLagMs, fate.toldOfMemory.promise, clock);
+    return fate.ranOutOfMemory || (engine.isPodman && isUnexplained());
   }
 
   close(): void {
@@ -95,12 +114,24 @@ export class EngineWatch {
     }
   }
 
-  #take({ type, action, id }: EngineEvent): void {
+  #take({ type, action, id, attributes }: EngineEvent): void {
     if (type !== 'container') return;
     const fate = this.#fates.get(id);
     if (!fate) return;
-    if (action === 'oom') fate.ranOutOfMemory = true;
-    else if (action === 'kill') fate.wasKilled = true;
-    else if (action === 'die' || action === 'destroy') fate.died.resolve();
+    if (action === 'oom') {
+      fate.ranOutOfMemory = true;
+      fate.toldOfMemory.resolve();
+    } else if (action === 'kill') fate.wasKilled = true;
+    else if (action === 'die') fate.died.resolve(exitCodeOf(attributes.exitCode));
+    else if (action === 'destroy') fate.died.resolve(undefined);
   }
+}
+
+const exitCodeOf = (text: string | undefined) => (text && /^\d+$/.test(text) ? Number(text) : undefined);
+
+/** Waits for the promise, at most so long. */
+async function atMost(limitMs: number, promise: Promise<unknown>, clock: Clock): Promise<void> {
+  const over = new AbortController();
+  await Promise.race([promise, sleep(limitMs, { clock, signal: over.signal }).catch(() => {})]);
+  over.abort();
 }
