@@ -29,7 +29,7 @@ import { Demultiplexer } from './demux.ts';
 import { type Engine, EngineConnection, EngineError } from './engine.ts';
 import { type ImageFacts, Images } from './images.ts';
 import { bind, findOwnContainer, type MountPlan, type OwnContainer, planMounts } from './mounts.ts';
-import { ensureNetwork } from './network.ts';
+import { ensureNetwork, networkLacks } from './network.ts';
 import { startError } from './start-errors.ts';
 import { checkVolumes } from './volume-check.ts';
 import { EngineWatch } from './watch.ts';
@@ -37,7 +37,6 @@ import { EngineWatch } from './watch.ts';
 /** Giving up on a start is not to last longer than this. */
 const cleanUpLimitMs = 5_000;
 const maxNames = 10_000;
-const maxLogBytes = 1 << 20;
 const followQueue = 1_000;
 
 export interface DockerRuntimeOptions {
@@ -437,7 +436,7 @@ export class DockerRuntime implements Runtime {
         onStderr: (part) => text.push(part),
         onBroken: () => {},
       });
-      demultiplexer.push(bytes.subarray(-maxLogBytes));
+      demultiplexer.push(bytes);
       const lines = Buffer.concat(text).toString('utf8').split('\n');
       return lines.map((line) => printable(line, 2_000)).filter((line) => line.trim() !== '');
     } catch {
@@ -462,7 +461,7 @@ export class DockerRuntime implements Runtime {
     return {
       reachable: true,
       text: `${product} ${version}${rootless ? ' (rootless)' : ''} at ${engine.address.url}`,
-      lacks,
+      lacks: [...lacks, ...(await networkLacks(engine))],
     };
   }
 

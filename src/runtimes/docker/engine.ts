@@ -94,7 +94,7 @@ export class Engine {
     } catch (error) {
       signal?.throwIfAborted();
       if (limit.aborted) throw silent(this.address, limitMs);
-      throw this.#translate(error);
+      throw this.translate(error);
     }
   }
 
@@ -199,11 +199,12 @@ export class Engine {
       answered.then(discard, () => {});
       signal?.throwIfAborted();
       if (limit.aborted) throw silent(this.address, limitMs);
-      throw this.#translate(error);
+      throw this.translate(error);
     }
   }
 
-  #translate(error: unknown): unknown {
+  /** A failure of dockerode or of one of its streams as `EngineError` or GatewayError; anything else as it is. */
+  translate(error: unknown): unknown {
     const { statusCode, json } = error as { statusCode?: unknown; json?: unknown };
     if (typeof statusCode === 'number') {
       const text = (json as { message?: unknown } | null)?.message;
@@ -334,7 +335,6 @@ async function probe(docker: Dockerode): Promise<EngineFacts> {
   if (!can.pids) lacks.push('Processes cannot be counted (no pids cgroup): limits.pids is not enforced.');
   if (!can.cpus) lacks.push('CPU time cannot be limited (no CFS quota): limits.cpus is not enforced.');
   if (!has('seccomp')) lacks.push('System calls are not filtered (no seccomp profile).');
-  if (podman) lacks.push('Servers on mcp-network can reach each other: Podman cannot turn that off.');
   return {
     product: podman ? 'Podman' : 'Docker',
     version: podman?.Version ?? version.Version,

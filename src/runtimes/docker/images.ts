@@ -343,7 +343,7 @@ export class Images {
           error,
         );
       }
-      if (!(error instanceof BuildError || error instanceof EngineError)) throw error;
+      if (!(error instanceof BuildError || error instanceof EngineError)) throw engine.translate(error);
       throw failed(printable(error.message, 500), buildHint(error.message, current, output), error);
     }
   }
@@ -395,7 +395,7 @@ export class Images {
       if (limit.aborted) {
         throw fail(`not finished in ${server.timeouts.buildMs / 1000} s`, 'Raise timeouts.build.', error);
       }
-      if (!(error instanceof BuildError || error instanceof EngineError)) throw error;
+      if (!(error instanceof BuildError || error instanceof EngineError)) throw engine.translate(error);
       const text = printable(error.message, 400);
       throw fail(text, pullHint(name, text), error);
     }

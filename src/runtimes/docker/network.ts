@@ -40,6 +40,20 @@ export async function ensureNetwork(
   await createDefault(engine, options);
 }
 
+/** What `mcp-network` lacks where somebody else made it, a sentence each. */
+export async function networkLacks(engine: Engine): Promise<string[]> {
+  if (engine.isPodman) return ['Servers on mcp-network can reach each other: Podman cannot turn that off.'];
+  try {
+    const found = await engine.call((docker) => docker.getNetwork(defaultNetwork).inspect());
+    if (found.Options?.['com.docker.network.bridge.enable_icc'] === 'false') return [];
+    return [
+      `Servers on ${defaultNetwork} can reach each other: it was made without enable_icc=false. Remove it (docker network rm ${defaultNetwork}), and the gateway makes it anew.`,
+    ];
+  } catch {
+    return [];
+  }
+}
+
 async function createDefault(
   engine: Engine,
   { gatewayId, signal }: { gatewayId: string; signal?: AbortSignal },
