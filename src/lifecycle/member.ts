@@ -432,7 +432,9 @@ export class Member implements Candidate {
   }
 
   #onCrash(error: GatewayError): void {
-    if (this.handshake) this.#options.owner.onCrash(this, error);
+    // The end that a stop brings about is no crash.
+    const wasWanted = this.#isStopping && this.#stopReason !== 'crash';
+    if (this.handshake && !wasWanted) this.#options.owner.onCrash(this, error);
   }
 
   #onCondemned(error: GatewayError): void {

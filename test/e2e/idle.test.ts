@@ -1,0 +1,23 @@
+import { expect, it } from 'vitest';
+import { containersOf, fixture } from './engine.ts';
+import { eventually, startGateway } from './gateway-process.ts';
+import { connect } from './mcp-client.ts';
+
+it('takes a stop for idleness as what it is: no error is shown, and the next calls start it as usual', async () => {
+  await using gateway = await startGateway({
+    config: `servers:\n${fixture('one', 'tiny.mjs', { idle_timeout: '300ms' })}`,
+    discovered: true,
+  });
+  await using client = await connect(gateway.url);
+  const id = await gateway.id();
+  for (let round = 0; round < 4; round += 1) {
+    expect(await client.text('one__echo', { text: `round ${round}` })).toBe(`round ${round}`);
+    await eventually(
+      () => containersOf(id),
+      (names) => names.length === 0,
+    );
+    const server = await (await fetch(`${gateway.url}/servers/one`)).json();
+    expect(server).toMatchObject({ state: 'stopped', instances: [] });
+    expect(server).not.toHaveProperty('last_error');
+  }
+});
