@@ -156,6 +156,8 @@ export class Connection {
   /** Calls one of which a dropped line has answered, and how many such lines there were. */
   readonly #suspects = new Set<Pending>();
   #droppedAnswers = 0;
+  /** The line that is being dropped has failed its call already. */
+  #isOverflowTold = false;
   #instance: Instance | undefined;
   #early: Message[] = [];
   #nextId = 1;
@@ -289,6 +291,15 @@ export class Connection {
     }
     this.#firstGarbage ??= noise.text;
     if (!this.#flood.spend(1 + Math.floor(noise.bytes / floodLineBytes))) this.#flooded();
+  }
+
+  /** A line is too long already. With one call in flight it is that call's, which need not wait for the line's end. */
+  overflow(bytes: number, head: string): void {
+    if (this.#isClosed || this.#pending.size !== 1 || isNoAnswer(head)) return;
+    const [pending] = this.#pending.values();
+    this.#isOverflowTold = true;
+    this.#giveUp(pending!, this.#tooLarge(bytes));
+    if (this.#isReady) this.#checkLife(bytes);
   }
 
   /** Ends the connection from this side: all that waits fails with `error`. Doing it twice is done once. */
@@ -613,6 +624,10 @@ export class Connection {
 
   /** One answer was too long and was dropped. Whose it was is known by its id, or by elimination; no other call suffers. */
   #takeOversize(noise: Noise): void {
+    if (this.#isOverflowTold) {
+      this.#isOverflowTold = false;
+      return;
+    }
     const named = noise.id === undefined ? undefined : this.#pending.get(noise.id as number);
     if (named) {
       this.#remove(named);

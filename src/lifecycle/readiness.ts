@@ -61,6 +61,7 @@ export async function start(
       signal: inner,
       onMessage: (message) => connection.receive(message),
       onNoise: (noise) => connection.noise(noise),
+      onOverflow: (bytes, head) => connection.overflow(bytes, head),
     };
     return runtime.start(server, prepared, startOptions);
   };

@@ -571,6 +571,31 @@ describe('a server that writes too much', () => {
     expect(await b.outcome).toEqual({ result: { ok: true } });
   });
 
+  it('fails the only call in flight as soon as the line is too long, however long it goes on', async () => {
+    const c = await conversation();
+    const { outcome, request } = await c.send();
+    c.instance.overflows('xxxxxxxx');
+    expect((await rejection(outcome)).code).toBe('message_too_large');
+    const next = await c.send();
+    c.instance.writesNoise('xxxxxxxx', 1e9, 'oversize');
+    c.instance.answer(request, {});
+    c.instance.answer(next.request, { ok: true });
+    expect(await next.outcome).toEqual({ result: { ok: true } });
+  });
+
+  it('waits for the end of the line where it is no answer, or may be that of several calls', async () => {
+    const c = await conversation();
+    const a = await c.send();
+    c.instance.overflows('{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"');
+    c.instance.writesNoise('{"jsonrpc":"2.0","method":"notifications/message"', 1e8, 'oversize');
+    const b = await c.send();
+    c.instance.overflows('{"result":');
+    c.instance.writesNoise('{"result":', 1e8, 'oversize', b.request.id as number);
+    expect((await rejection(b.outcome)).code).toBe('message_too_large');
+    c.instance.answer(a.request, { ok: true });
+    expect(await a.outcome).toEqual({ result: { ok: true } });
+  });
+
   it('finds the victim by elimination when the line does not tell', async () => {
     const c = await conversation();
     const [a, b, d] = [await c.send(), await c.send(), await c.send()];

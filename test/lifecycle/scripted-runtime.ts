@@ -193,6 +193,11 @@ export class ScriptedInstance implements Instance {
     if (this.isRunning) this.#options.onNoise({ kind, text, bytes, id });
   }
 
+  /** Goes on with a line that is too long already. */
+  overflows(head: string, bytes = 70_000_000): void {
+    if (this.isRunning) this.#options.onOverflow?.(bytes, head);
+  }
+
   /** Dies; the engine may never say why. */
   dies(exit: Exit | 'unsaid' = { code: 1 }): void {
     if (!this.isRunning) return;
