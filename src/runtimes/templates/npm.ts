@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { SingleFlight } from '../../base/async.ts';
+import { abortable, SingleFlight } from '../../base/async.ts';
 import { GatewayError, messageOf, systemCodeOf } from '../../base/errors.ts';
 
 const publicRegistry = 'https://registry.npmjs.org/';
@@ -198,16 +198,23 @@ export class NpmVersions {
     }
     this.#kept ??= await this.#read();
     const kept = this.#kept[server.package];
-    return kept ?? this.#flight.run(server.package, () => this.#newest(server, signal));
+    // Joined by others, so that one's abort must not end it for all.
+    return (
+      kept ??
+      abortable(
+        this.#flight.run(server.package, () => this.#newest(server)),
+        signal,
+      )
+    );
   }
 
-  async #newest(server: { name: string; package: string }, signal?: AbortSignal): Promise<string> {
+  async #newest(server: { name: string; package: string }): Promise<string> {
     const registry = await this.registry();
     const url = `${registry}${server.package.replace('/', '%2f')}/latest`;
     const limit = AbortSignal.timeout(registryLimitMs);
     let version: unknown;
     try {
-      const response = await fetch(url, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
+      const response = await fetch(url, { signal: limit });
       if (response.status === 404) throw new Error('the registry has no such package');
       if (!response.ok) throw new Error(`the registry answered ${response.status}`);
       version = ((await response.json()) as { version?: unknown }).version;
@@ -215,7 +222,6 @@ export class NpmVersions {
         throw new Error('the registry named no version');
       }
     } catch (error) {
-      signal?.throwIfAborted();
       const cause = (error as { cause?: unknown }).cause;
       const reason = limit.aborted
         ? `no answer in ${registryLimitMs / 1000} s`
