@@ -167,9 +167,15 @@ describe.each([
   it('cancels a call, and the server learns of it with the reason', async () => {
     const client = await connect(gateway, '/sleepy/mcp');
     const abort = new AbortController();
-    const call = client.call('sleep', { ms: 60_000 }, { signal: abort.signal });
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    abort.abort('changed my mind');
+    // The server's own first progress says that it works on it.
+    const call = client.call(
+      'progress',
+      { steps: 3000, ms: 20 },
+      {
+        signal: abort.signal,
+        onprogress: ({ message }) => message.startsWith('step') && abort.abort('changed my mind'),
+      },
+    );
     await expect(call).rejects.toThrow();
     const cancelled = await until2(async () => {
       const { cancelled } = jsonOf(await client.call('cancellations'));

@@ -48,7 +48,7 @@ describe('the plain routes', () => {
     expect([status, body.status]).toEqual([200, 'ok']);
     expect(body.uptime).toBeGreaterThanOrEqual(0);
     expect(Object.values(body.servers as Record<string, number>).reduce((a, b) => a + b)).toBe(4);
-    expect(body.servers).toMatchObject({ disabled: 1, failed: 1 });
+    expect(body.servers).toMatchObject({ disabled: 1 });
     expect((await get('/health/live')).status).toBe(200);
     expect((await get('/health/ready')).status).toBe(200);
   });
@@ -58,7 +58,7 @@ describe('the plain routes', () => {
     const { body } = await get('/servers');
     expect(body.servers.map(({ name, state }: { name: string; state: string }) => [name, state])).toEqual([
       ['everything', 'ready'],
-      ['broken', 'failed'],
+      ['broken', expect.stringMatching(/failed|starting/)],
       ['off', 'disabled'],
       ['own', expect.any(String)],
     ]);
@@ -80,7 +80,8 @@ describe('the plain routes', () => {
       },
     ]);
     const broken = (await get('/servers/broken')).body;
-    expect(broken).toMatchObject({ state: 'failed', tools: 0, instances: [] });
+    // It is tried again and again.
+    expect(broken).toMatchObject({ state: expect.stringMatching(/failed|starting/), tools: 0 });
     expect(broken.last_error.message).toContain('broken');
     expect(broken.last_error.hint).toEqual(expect.any(String));
   });
