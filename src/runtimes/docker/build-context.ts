@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import dockerignoreModule from '@balena/dockerignore';
 import type { PackOptions } from 'tar-fs';
+import type { Clock } from '../../base/async.ts';
 import { GatewayError, systemCodeOf } from '../../base/errors.ts';
 import type { DockerServer } from '../../config/schema.ts';
 
@@ -31,35 +32,57 @@ interface Entry {
 
 type Build = NonNullable<DockerServer['build']>;
 
+/** From this many files on a context is looked through only every so often: it is asked for before every start. */
+const manyEntries = 2_000;
+const manyEntriesMs = 10_000;
+
+interface Known {
+  stamps: string;
+  digest: string;
+  entries: Entry[];
+  walkedAtMs: number;
+}
+
 /** Reads build contexts, and their contents only when a file's size or times changed. */
 export class BuildContexts {
-  readonly #known = new Map<string, { stamps: string; digest: string }>();
+  readonly #known = new Map<string, Known>();
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
 
   /** Throws GatewayError `build_failed` when the context or its Dockerfile is missing. */
   async read(server: string, build: Build): Promise<BuildSources> {
     const dockerfile = path.resolve(build.context, build.dockerfile);
+    const { digest, entries } = await this.#look(server, build.context, dockerfile);
+    const inside = path.relative(build.context, dockerfile).split(path.sep).join('/');
+    const isOutside = inside.startsWith('../') || path.isAbsolute(inside);
+    return {
+      digest,
+      dockerfile: isOutside ? packedDockerfile : inside,
+      pack: () => pack(build.context, isOutside ? { outside: dockerfile } : { inside }, entries),
+    };
+  }
+
+  async #look(server: string, context: string, dockerfile: string): Promise<Known> {
+    const key = `${context}\0${dockerfile}`;
+    const known = this.#known.get(key);
+    const now = this.#clock.now();
+    if (known && known.entries.length >= manyEntries && now - known.walkedAtMs < manyEntriesMs) return known;
     const [entries, dockerfileStamp] = await Promise.all([
-      walk(build.context).catch((error) => {
-        throw unreadable(server, build.context, error, 'the build context');
+      walk(context).catch((error) => {
+        throw unreadable(server, context, error, 'the build context');
       }),
       lstat(dockerfile).then(stampOf, (error) => {
         throw unreadable(server, dockerfile, error, 'its Dockerfile');
       }),
     ]);
-    const key = `${build.context}\0${dockerfile}`;
     const stamps = JSON.stringify([dockerfileStamp, entries]);
-    let known = this.#known.get(key);
-    if (known?.stamps !== stamps) {
-      known = { stamps, digest: await digestOf(build.context, dockerfile, entries) };
-      this.#known.set(key, known);
-    }
-    const inside = path.relative(build.context, dockerfile).split(path.sep).join('/');
-    const isOutside = inside.startsWith('../') || path.isAbsolute(inside);
-    return {
-      digest: known.digest,
-      dockerfile: isOutside ? packedDockerfile : inside,
-      pack: () => pack(build.context, isOutside ? { outside: dockerfile } : { inside }, entries),
-    };
+    const digest = known?.stamps === stamps ? known.digest : await digestOf(context, dockerfile, entries);
+    const found = { stamps, digest, entries, walkedAtMs: now };
+    this.#known.set(key, found);
+    return found;
   }
 }
 

@@ -83,6 +83,7 @@ export class ContainerInstance implements Instance {
       maxBytes: parts.maxMessageBytes,
       onMessage: options.onMessage,
       onNoise: options.onNoise,
+      onOverflow: options.onOverflow,
       pause: () => socket.pause(),
       resume: () => socket.resume(),
     });

@@ -59,11 +59,12 @@ type Progress = (progress: PrepareProgress) => void;
 /** The images that servers run: looked up, pulled or built, each once however many ask. */
 export class Images {
   readonly #options: ImagesOptions;
-  readonly #contexts = new BuildContexts();
+  readonly #contexts: BuildContexts;
   readonly #running = new Map<string, { done: Promise<void>; listeners: Set<Progress> }>();
 
   constructor(options: ImagesOptions) {
     this.#options = options;
+    this.#contexts = new BuildContexts(options.clock);
   }
 
   /** The image of a docker server. Throws GatewayError `image_missing`, `image_unusable`, `build_failed`. */
