@@ -261,7 +261,7 @@ export class Connection {
   notify(notification: { method: string; params?: Params }): Promise<void> {
     if (this.#isClosed || this.#isUnwritable) return Promise.reject(this.#notWritten());
     const { method, params } = notification;
-    return this.#instance!.send(
+    return this.#write(
       params === undefined ? { jsonrpc: '2.0', method } : { jsonrpc: '2.0', method, params },
     );
   }
@@ -354,7 +354,7 @@ export class Connection {
       if (deadlineMs < this.#alarmAtMs) this.#setAlarm(deadlineMs);
       const message: Request =
         params === undefined ? { jsonrpc: '2.0', id, method } : { jsonrpc: '2.0', id, method, params };
-      pending.sent = this.#instance!.send(message);
+      pending.sent = this.#write(message);
       pending.sent.catch((error) => this.#notSent(pending, error));
     });
   }
@@ -471,6 +471,14 @@ export class Connection {
         `Server ${name} did not answer ${pending.method} within ${seconds(pending.timeoutMs)} and reported no progress`,
         { server: name, hint: `Raise timeouts.call of ${name} if it needs longer; the call was cancelled.` },
       ),
+    );
+    if (pending.kind === 'own') return;
+    // One that hangs would let every later call wait as long.
+    this.#checkLife(
+      new GatewayError('instance_crashed', `Server ${name} answered nothing any more and was stopped`, {
+        server: name,
+        hint: `The next call starts it again; mcp-gateway logs ${name} shows what it wrote.`,
+      }),
     );
   }
 
@@ -637,7 +645,8 @@ export class Connection {
       this.#droppedAnswers += 1;
     }
     this.#judgeSuspects(noise.bytes);
-    if (this.#isReady && !this.#isClosed) this.#checkLife(noise.bytes);
+    // It may be a line that never ends.
+    if (this.#isReady) this.#checkLife(this.#tooLarge(noise.bytes));
   }
 
   /** When as many calls are left as answers were dropped, those are the ones. */
@@ -652,11 +661,11 @@ export class Connection {
     }
   }
 
-  /** A line that was too long may be one that never ends: what says nothing else for a while is given up. */
-  #checkLife(bytes: number): void {
+  /** Asks for a sign of life: an instance that says nothing at all is given up. */
+  #checkLife(verdict: GatewayError): void {
     const heard = this.#heard;
     this.ask('ping', {}, this.#server.timeouts.handshakeMs).catch(() => {
-      if (this.#heard === heard) this.#condemn(this.#tooLarge(bytes));
+      if (this.#heard === heard) this.#condemn(verdict);
     });
   }
 
@@ -739,7 +748,16 @@ export class Connection {
 
   /** Writes what needs no answer. A dead instance shows itself elsewhere. */
   #tell(message: Message): void {
-    this.#instance?.send(message).catch(() => {});
+    if (this.#instance) this.#write(message).catch(() => {});
+  }
+
+  /** A message that cannot be put into JSON is a rejection like any other. */
+  #write(message: Message): Promise<void> {
+    try {
+      return this.#instance!.send(message);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   #notWritten(): NotWritten {

@@ -8,6 +8,8 @@ export interface LineFramerOptions {
    * Returning `false` suspends the push that delivered it.
    */
   onLine(line: Buffer): unknown;
+  /** A line has outgrown `maxBytes` and goes on; `onOversize` follows. Told once a line. */
+  onOverflow?(bytes: number, head: string): void;
   /** A line over `maxBytes` has ended, or has gone far beyond it (`tail` is empty then): its length so far and its two ends. */
   onOversize(bytes: number, head: string, tail: string): void;
 }
@@ -82,6 +84,7 @@ export class LineFramer {
       let tail: Buffer = Buffer.alloc(0);
       for (const piece of kept) tail = lastBytes(tail, piece);
       this.#oversize = { head, tail, reported: false };
+      this.#options.onOverflow?.(this.#bytes, head);
       return;
     }
     if (part.length >= smallBytes) {

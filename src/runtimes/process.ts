@@ -334,6 +334,7 @@ class ProcessInstance implements Instance {
       maxBytes: maxMessageBytes,
       onMessage: options.onMessage,
       onNoise: options.onNoise,
+      onOverflow: options.onOverflow,
     });
     const stderrEnded = readStderr(child.stderr, this.stderr);
 

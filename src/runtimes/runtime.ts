@@ -55,6 +55,8 @@ export interface StartOptions {
   onMessage(message: Message): void;
   /** A line on stdout that is no JSON-RPC message (already bounded), or one over `gateway.max_message`, which was dropped. */
   onNoise(noise: Noise): void;
+  /** A line has outgrown `gateway.max_message` and goes on: its beginning. Its noise follows when it ends, which may be never. */
+  onOverflow?(bytes: number, head: string): void;
 }
 
 export interface Noise {

@@ -24,6 +24,7 @@ export interface MessageReaderOptions {
   maxBytes: number;
   onMessage(message: Message): void;
   onNoise(noise: Noise): void;
+  onOverflow?(bytes: number, head: string): void;
   /** Bytes come faster than they are handled: the source is to hold back until `resume`. */
   pause(): void;
   resume(): void;
@@ -52,6 +53,7 @@ export class MessageReader {
         this.#takeLine(line);
         return performance.now() < this.#sliceEnd!;
       },
+      onOverflow: options.onOverflow,
       onOversize: (bytes, head, tail) => {
         options.onNoise({ kind: 'oversize', text: head, bytes, id: answeredId(head, tail) });
       },
