@@ -295,11 +295,12 @@ export class Connection {
 
   /** A line is too long already. With one call in flight it is that call's, which need not wait for the line's end. */
   overflow(bytes: number, head: string): void {
-    if (this.#isClosed || this.#pending.size !== 1 || isNoAnswer(head)) return;
-    const [pending] = this.#pending.values();
+    if (this.#isClosed || isNoAnswer(head)) return;
+    const [pending, other] = [...this.#pending.values()].filter(({ kind }) => kind !== 'own');
+    if (!pending || other) return;
     this.#isOverflowTold = true;
-    this.#giveUp(pending!, this.#tooLarge(bytes));
-    if (this.#isReady) this.#checkLife(bytes);
+    this.#giveUp(pending, this.#tooLarge(bytes));
+    this.#checkLife(this.#tooLarge(bytes));
   }
 
   /** Ends the connection from this side: all that waits fails with `error`. Doing it twice is done once. */

@@ -15,7 +15,7 @@ import type {
   OutgoingRequest,
 } from './lease.ts';
 import type { Member } from './member.ts';
-import { Pool, type PoolStatus } from './pool.ts';
+import { Pool, type PoolStatus, sessionEnded } from './pool.ts';
 
 export type { InstanceStatus, PoolStatus } from './pool.ts';
 
@@ -97,7 +97,7 @@ export class Fleet {
     if (this.#refusal) return Promise.reject(this.#refusal);
     const { affinity } = options;
     if (affinity !== undefined && this.#ended.has(affinity)) {
-      return Promise.reject(new GatewayError('session_unknown', 'The session has ended'));
+      return Promise.reject(sessionEnded());
     }
     return pool.lease(options);
   }
@@ -266,6 +266,7 @@ export class Fleet {
       version,
       store,
       random,
+      isEnded: (affinity) => this.#ended.has(affinity),
       onChange: () => {
         if (this.#endDrain && this.#isQuiet()) this.#endDrain();
       },

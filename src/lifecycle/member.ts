@@ -100,8 +100,8 @@ export class Member implements Candidate {
   readonly holders: Map<string, number> | undefined;
   handshake: Handshake | undefined;
   memoryBytes: number | undefined;
-  readonly startedAtMs: number;
 
+  readonly #createdAtMs: number;
   readonly #options: MemberOptions;
   readonly #connection: Connection;
   readonly #abort = new AbortController();
@@ -110,6 +110,8 @@ export class Member implements Candidate {
   #releasePlace: (() => void) | undefined;
   #isStopping = false;
   #stopReason: StopReason = 'idle';
+  /** How long one that did not become ready gets to end. */
+  #failedGraceMs: number;
   /** A start that was given up and that the runtime has yet to undo. */
   #overrun: Promise<void> | undefined;
   /** The freeze or thaw under way: a stop waits for it. */
@@ -123,7 +125,8 @@ export class Member implements Candidate {
     this.serial = options.serial;
     this.affinity = options.affinity;
     this.startedFor = options.startedFor;
-    this.startedAtMs = options.clock.now();
+    this.#failedGraceMs = options.server.timeouts.stopMs;
+    this.#createdAtMs = options.clock.now();
     this.holders = options.server.stateful ? new Map() : undefined;
     this.gone = this.#gone.promise;
     const { owner, affinity, server } = options;
@@ -152,6 +155,11 @@ export class Member implements Candidate {
 
   get name(): string {
     return this.#instance?.name ?? `${this.#options.server.name}-${this.serial}`;
+  }
+
+  /** When it began to run, or was asked for. */
+  get startedAtMs(): number {
+    return this.#instance?.startedAtMs ?? this.#createdAtMs;
   }
 
   get leases(): number {
@@ -192,7 +200,7 @@ export class Member implements Candidate {
     events.emit('instance.started', {
       server: server.name,
       instance: this.name,
-      durationMs: this.idleSinceMs - this.startedAtMs,
+      durationMs: this.idleSinceMs - this.#createdAtMs,
     });
     owner.onReady(this);
     owner.onStateChange();
@@ -261,6 +269,7 @@ export class Member implements Candidate {
   kill(reason: StopReason, error: GatewayError, graceMs: number): void {
     if (this.state === 'gone') return;
     if (this.state === 'starting') {
+      this.#failedGraceMs = graceMs;
       this.abortStart(error);
       return;
     }
@@ -415,7 +424,7 @@ export class Member implements Candidate {
     // Told before the remains are cleared away: that may take as long as a stop.
     owner.onStartFailed(this, error, !this.#abort.signal.aborted);
     owner.onStateChange();
-    if (this.#instance) void this.#stop(this.#options.server.timeouts.stopMs);
+    if (this.#instance) void this.#stop(this.#failedGraceMs);
     else if (this.#overrun) void this.#within(this.#overrun, stopSlackMs).then(() => this.#finish());
     else this.#finish();
   }

@@ -51,6 +51,8 @@ export interface PoolOptions {
   /** Where it is noted which sessions have state in a stateful server, so that its loss in a restart is told too. */
   store: Store | undefined;
   random: (() => number) | undefined;
+  /** Whether a session is over. */
+  isEnded(affinity: string): boolean;
   /** Called after a change that somebody who waits for quiet may wait for. */
   onChange(): void;
 }
@@ -200,6 +202,7 @@ export class Pool {
   /** A session whose state is gone is told so once; then it goes on with a fresh instance. */
   async #leaseWithState(affinity: string | undefined, caller: string, options: LeaseOptions): Promise<Lease> {
     await this.#lookUpState(affinity, caller);
+    if (this.#options.isEnded(caller)) throw sessionEnded();
     const group = this.#groupOf(affinity);
     const loss = group.lost.get(caller);
     if (loss) {
@@ -207,7 +210,7 @@ export class Pool {
       throw loss;
     }
     const lease = await this.#leaseFrom(group, 'call', options);
-    if (!group.users.has(caller)) {
+    if (!group.users.has(caller) && !this.#options.isEnded(caller)) {
       group.users.add(caller);
       this.#options.store?.set(this.#stateKey(caller), true, stateNoteTtlMs).catch(() => {});
     }
@@ -220,7 +223,7 @@ export class Pool {
     this.#looked.delete(affinity);
     const group = this.#groups.get(affinity);
     if (group) {
-      this.#refuseAll(group, new GatewayError('session_unknown', 'The session has ended'));
+      this.#refuseAll(group, sessionEnded());
       this.#forgetState(group, affinity);
       for (const member of [...group.members]) member.retire('session');
       this.#dropIfEmpty(group);
@@ -614,11 +617,17 @@ export class Pool {
 
   /** Instances that were there when the last failure was counted belong to it. */
   #countFailure(member: Member, isCrash: boolean): void {
-    if (this.#bornAfter.get(member) !== this.#failures) return;
+    if (!this.#isOfThisWave(member)) return;
+    if (member.answered > 0) this.#backoff.succeed();
     this.#failures += 1;
     const delayMs = this.#backoff.fail();
     // A crash alone must not make the next call wait.
     this.#retryAtMs = isCrash && this.#backoff.failures === 1 ? 0 : this.#clock.now() + delayMs;
+  }
+
+  /** Whether it was started after the last failure, so that how it fares says something new. */
+  #isOfThisWave(member: Member): boolean {
+    return this.#bornAfter.get(member) === this.#failures;
   }
 
   #remember({ code, message, hint }: GatewayError): void {
@@ -664,7 +673,7 @@ export class Pool {
         onChange();
       },
       onFree: (member) => {
-        if (this.#backoff.failures > 0 && member.answered > 0) {
+        if (this.#backoff.failures > 0 && member.answered > 0 && this.#isOfThisWave(member)) {
           this.#backoff.succeed();
           this.#retryAtMs = 0;
         }
@@ -676,12 +685,12 @@ export class Pool {
       },
       onLeaving: (member, reason) => {
         remove(member);
+        if (reason === 'crash') this.#countFailure(member, true);
         this.#loseState(group, member, reason);
         this.#serve(group);
       },
       onDied: (member) => {
         remove(member);
-        if (member.answered > 0) this.#backoff.succeed();
         this.#countFailure(member, true);
         this.#loseState(group, member, 'crash');
         this.#serve(group);
@@ -892,6 +901,9 @@ export class Pool {
     });
   }
 }
+
+/** The error of calls that come when their session is over. */
+export const sessionEnded = () => new GatewayError('session_unknown', 'The session has ended');
 
 function stateLost(server: string, why: string): GatewayError {
   return new GatewayError(

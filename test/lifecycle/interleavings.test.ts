@@ -92,7 +92,9 @@ async function play(
         prepare: () => gate('prepare'),
         start: (_server, { signal }) => gate('start', signal),
         initialize: (instance, request) => gate('initialize').then(() => instance.ready(request)),
-        onRequest: () => {},
+        onRequest: (instance, request) => {
+          if (request.method === 'ping') instance.answer(request, {});
+        },
         onSend: (_instance, message) =>
           slowSends && 'method' in message && message.method === 'tools/call' ? gate('send') : undefined,
         pause: () => gate('pause'),

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { deferred } from '../../src/base/async.ts';
 import { GatewayError } from '../../src/base/errors.ts';
 import type { Lease } from '../../src/lifecycle/lease.ts';
+import { NotWritten } from '../../src/runtimes/runtime.ts';
 import { rejection, scriptedFleet, serverOf } from './fixtures.ts';
 import { settle } from './held-clock.ts';
 
@@ -512,6 +513,67 @@ describe('failing', () => {
     await clock.pass(10_000);
     expect(await running).toEqual({ result: {} });
     expect(runtime.instances).toHaveLength(3);
+  });
+
+  it('backs off from instances that cannot be written to as from those that die', async () => {
+    const { fleet, runtime, clock } = scriptedFleet(undefined, {
+      script: {
+        onSend(_instance, message) {
+          if ('method' in message && message.method === 'tools/call') throw new NotWritten('EPIPE');
+        },
+      },
+    });
+    const failed = rejection(fleet.call('files', call));
+    await clock.pass(10_000);
+    expect(await failed).toMatchObject({ code: 'instance_crashed' });
+    expect(runtime.instances).toHaveLength(3);
+    expect(runtime.running).toHaveLength(0);
+    runtime.script = {};
+    expect(await fleet.call('files', call)).toEqual({ result: {} });
+  });
+
+  it('replaces an instance that answers nothing any more', async () => {
+    const { fleet, runtime, clock } = scriptedFleet([serverOf('files', { timeouts: { callMs: 1000 } })], {
+      script: { onRequest() {} },
+    });
+    const timedOut = rejection(fleet.call('files', call));
+    await clock.pass(1000);
+    expect((await timedOut).code).toBe('call_timeout');
+    const first = runtime.last;
+    const lease = await fleet.lease('files');
+    await clock.pass(9500);
+    const hanging = rejection(lease.call(call));
+    await clock.pass(500);
+    expect((await hanging).code).toBe('instance_crashed');
+    lease.release();
+    expect(first.isRunning).toBe(false);
+    runtime.script = {};
+    expect(await fleet.call('files', call)).toEqual({ result: {} });
+  });
+
+  it('keeps an instance that is slow with one call and answers others', async () => {
+    const { fleet, runtime, clock } = scriptedFleet([serverOf('files', { timeouts: { callMs: 1000 } })], {
+      script: {
+        onRequest(instance, request) {
+          if (request.method === 'ping') instance.answer(request, {});
+        },
+      },
+    });
+    const timedOut = rejection(fleet.call('files', call));
+    await clock.pass(30_000);
+    expect((await timedOut).code).toBe('call_timeout');
+    expect(runtime.running).toHaveLength(1);
+  });
+
+  it('does not take a rest for a failure', async () => {
+    const { fleet, clock } = scriptedFleet();
+    await fleet.call('files', call);
+    await clock.pass(300_000);
+    expect(fleet.status('files')).toMatchObject({
+      state: 'stopped',
+      lastError: undefined,
+      retryAtMs: undefined,
+    });
   });
 
   it('never writes a call twice, unless the server permits it and the call does no harm', async () => {

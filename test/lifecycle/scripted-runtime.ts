@@ -123,14 +123,15 @@ export class ScriptedInstance implements Instance {
     return this.#exited.promise;
   }
 
-  /** Requests that wait for an answer, beside the handshake. */
+  /** Requests that wait for an answer, beside the gateway's own. */
   get open(): Request[] {
     const requests = this.received.filter((message) => 'method' in message && 'id' in message) as Request[];
     const cancelled = new Set(
       this.notifications('notifications/cancelled').map(({ params }) => params!.requestId),
     );
     return requests.filter(
-      ({ id, method }) => !this.answered.has(id) && !cancelled.has(id) && method !== 'initialize',
+      ({ id, method }) =>
+        !this.answered.has(id) && !cancelled.has(id) && !['initialize', 'ping'].includes(method),
     );
   }
 
