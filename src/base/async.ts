@@ -1,5 +1,3 @@
-import type { GatewayError } from './errors.ts';
-
 /** Time, passed in so that tests can hold it. Milliseconds since the epoch. */
 export interface Clock {
   now(): number;
@@ -52,7 +50,7 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefine
 export function within<T>(
   promise: Promise<T>,
   limitMs: number,
-  onTimeout: () => GatewayError,
+  onTimeout: () => Error,
   clock: Clock = systemClock,
 ): Promise<T> {
   return new Promise((resolve, reject) => {

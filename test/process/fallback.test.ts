@@ -45,7 +45,7 @@ afterEach(async () => {
 function makeRuntime() {
   const stateDir = path.join(folder, 'state');
   const processes = new ProcessRuntime({ gateway: gatewaySchema.parse({}), stateDir, environment });
-  const versions = new NpmVersions({ stateDir, env: environment, home: environment.HOME! });
+  const versions = new NpmVersions({ stateDir, env: environment });
   return new FallbackRuntime({ processes, versions, stateDir, environment });
 }
 
@@ -270,7 +270,7 @@ describe('an npm template', () => {
       const version = { ...manifest, dist: { tarball: `${origin}/tiny.tgz`, integrity } };
       if (request.url === '/tiny.tgz') return response.end(tarball);
       response.setHeader('content-type', 'application/json');
-      if (request.url === '/tiny-mcp-server/latest') return response.end(JSON.stringify(version));
+      if (request.url === '/tiny-mcp-server') return response.end(JSON.stringify(version));
       if (request.url !== '/tiny-mcp-server') {
         response.statusCode = 404;
         return response.end('{}');
@@ -312,7 +312,7 @@ describe('an npm template', () => {
     const peer = await start(server);
     expect(await peer.call('echo', { text: 'x' })).toBe('x');
     expect(peer.instance.stderrTail()).toContain('--root a b');
-    expect(requests).toContain('/tiny-mcp-server/latest');
+    expect(requests).toContain('/tiny-mcp-server');
   });
 
   it('says that the registry does not have it', async () => {

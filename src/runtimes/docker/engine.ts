@@ -40,6 +40,8 @@ export interface EngineFacts {
   os: string;
   architecture: string;
   rootless: boolean;
+  /** Its default registry's key in the credentials of `docker login`, where it says. */
+  indexServer: string | undefined;
   /** Limits that the engine refuses or ignores must not be asked for everywhere: some engines fail the create. */
   can: { memory: boolean; swap: boolean; pids: boolean; cpus: boolean };
   /** Hardenings it cannot give, a sentence each. */
@@ -314,6 +316,7 @@ interface Info {
   CpuCfsQuota?: boolean;
   SecurityOptions?: string[] | null;
   OSType?: string;
+  IndexServerAddress?: string;
 }
 
 async function probe(docker: Dockerode): Promise<EngineFacts> {
@@ -341,6 +344,7 @@ async function probe(docker: Dockerode): Promise<EngineFacts> {
     os: version.Os ?? info.OSType ?? 'linux',
     architecture: version.Arch,
     rootless: has('rootless'),
+    indexServer: info.IndexServerAddress,
     can,
     lacks,
   };

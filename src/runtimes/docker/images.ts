@@ -365,7 +365,7 @@ export class Images {
         },
       );
     try {
-      const authconfig = await registryCredentials(name, env);
+      const authconfig = await registryCredentials(name, env, engine.facts.indexServer);
       const options = {
         fromImage: name.includes('@') || tagOf(name) ? name : `${name}:latest`,
         ...(server.platform && { platform: server.platform }),

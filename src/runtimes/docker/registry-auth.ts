@@ -5,7 +5,6 @@ import path from 'node:path';
 import type Dockerode from 'dockerode';
 
 const helperLimitMs = 10_000;
-const dockerHub = 'https://index.docker.io/v1/';
 
 interface DockerConfig {
   auths?: Record<string, { auth?: string; identitytoken?: string }>;
@@ -13,10 +12,11 @@ interface DockerConfig {
   credHelpers?: Record<string, string>;
 }
 
-/** The credentials that `docker login` left for an image's registry, if any. */
+/** The credentials that `docker login` left for an image's registry, if any. `indexServer` is the engine's own name of its default one. */
 export async function registryCredentials(
   image: string,
   env: NodeJS.ProcessEnv,
+  indexServer: string | undefined,
 ): Promise<Dockerode.AuthConfig | undefined> {
   const folder = env.DOCKER_CONFIG ?? path.join(os.homedir(), '.docker');
   let config: DockerConfig;
@@ -25,9 +25,9 @@ export async function registryCredentials(
   } catch {
     return undefined;
   }
-  const registry = registryOf(image);
-  const key = registry === 'docker.io' ? dockerHub : registry;
-  const helper = config.credHelpers?.[registry] ?? config.credsStore;
+  const key = registryOf(image) ?? indexServer;
+  if (key === undefined) return undefined;
+  const helper = config.credHelpers?.[key] ?? config.credsStore;
   if (helper) {
     const found = await askHelper(helper, key);
     if (found) return found;
@@ -40,10 +40,10 @@ export async function registryCredentials(
   return { username: decoded.slice(0, colon), password: decoded.slice(colon + 1), serveraddress: key };
 }
 
-/** An image reference's registry: its first part, where that has a dot, a colon or is localhost. */
-function registryOf(image: string): string {
+/** An image reference's registry: its first part, where that has a dot, a colon or is localhost; undefined: the engine's default. */
+function registryOf(image: string): string | undefined {
   const first = image.split('/')[0]!;
-  return image.includes('/') && (/[.:]/.test(first) || first === 'localhost') ? first : 'docker.io';
+  return image.includes('/') && (/[.:]/.test(first) || first === 'localhost') ? first : undefined;
 }
 
 function askHelper(helper: string, registry: string): Promise<Dockerode.AuthConfig | undefined> {

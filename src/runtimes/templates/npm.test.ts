@@ -1,7 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import os from 'node:os';
-import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { NpmVersions, npmRecipe } from './npm.ts';
 
 const options = { user: '65534:65534', volumeTargets: [] as string[] };
@@ -38,17 +35,12 @@ describe('the recipe of an npm package', () => {
 });
 
 describe('the registry', () => {
-  let home: string;
-  beforeEach(async () => {
-    home = await mkdtemp(path.join(os.tmpdir(), 'npm-'));
-  });
-  afterEach(() => rm(home, { recursive: true, force: true }));
-  const registry = (env: NodeJS.ProcessEnv) => new NpmVersions({ stateDir: home, env, home }).registry();
+  const registry = (env: NodeJS.ProcessEnv) => new NpmVersions({ stateDir: '', env }).registry();
 
-  it('is npm’s own choice: its variable, then .npmrc, then the public one', async () => {
-    expect(await registry({})).toBe('https://registry.npmjs.org/');
-    await writeFile(path.join(home, '.npmrc'), '; comment\nregistry = https://npm.example/mirror\n');
-    expect(await registry({})).toBe('https://npm.example/mirror/');
-    expect(await registry({ npm_config_registry: 'https://other.example/' })).toBe('https://other.example/');
+  it('is npm’s own choice, and its variable wins', async () => {
+    expect(await registry({})).toMatch(/^https:\/\/.*\/$/);
+    expect(await registry({ npm_config_registry: 'https://other.example/mirror' })).toBe(
+      'https://other.example/mirror/',
+    );
   });
 });

@@ -1,11 +1,9 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
-import os from 'node:os';
 import path from 'node:path';
-import { abortable, SingleFlight } from '../../base/async.ts';
+import { abortable, SingleFlight, within } from '../../base/async.ts';
 import { GatewayError, messageOf, systemCodeOf } from '../../base/errors.ts';
 
-const publicRegistry = 'https://registry.npmjs.org/';
 const registryLimitMs = 15_000;
 /** One that answers neither the handshake nor the end of its stdin is killed; its cache is written all the same. */
 const warmUpLimitMs = 15_000;
@@ -159,7 +157,6 @@ child.on('exit', () => {
 export interface NpmVersionsOptions {
   stateDir: string;
   env: NodeJS.ProcessEnv;
-  home?: string;
 }
 
 /** Which version of a package to run where servers.yaml names none: the newest, asked for once and kept in `templates.json`. */
@@ -174,10 +171,9 @@ export class NpmVersions {
 
   /** The registry that npm would use. */
   async registry(): Promise<string> {
-    const { env, home = os.homedir() } = this.#options;
+    const { env } = this.#options;
     const given = env.npm_config_registry ?? env.NPM_CONFIG_REGISTRY;
-    const npmrc = given ? '' : await readFile(path.join(home, '.npmrc'), 'utf8').catch(() => '');
-    const url = given ?? /^\s*registry\s*=\s*(\S+)/m.exec(npmrc)?.[1] ?? publicRegistry;
+    const url = given ?? (await import('registry-url')).default();
     return url.endsWith('/') ? url : `${url}/`;
   }
 
@@ -209,23 +205,19 @@ export class NpmVersions {
   }
 
   async #newest(server: { name: string; package: string }): Promise<string> {
-    const registry = await this.registry();
-    const url = `${registry}${server.package.replace('/', '%2f')}/latest`;
-    const limit = AbortSignal.timeout(registryLimitMs);
-    let version: unknown;
+    let version: string;
     try {
-      const response = await fetch(url, { signal: limit });
-      if (response.status === 404) throw new Error('the registry has no such package');
-      if (!response.ok) throw new Error(`the registry answered ${response.status}`);
-      version = ((await response.json()) as { version?: unknown }).version;
-      if (typeof version !== 'string' || !versionPattern.test(version)) {
-        throw new Error('the registry named no version');
-      }
+      const { default: packageJson } = await import('package-json');
+      const newest = packageJson(server.package, { registryUrl: await this.registry() });
+      ({ version } = await within(
+        newest,
+        registryLimitMs,
+        () => new Error(`no answer in ${registryLimitMs / 1000} s`),
+      ));
+      if (!versionPattern.test(version)) throw new Error('the registry named no version');
     } catch (error) {
-      const cause = (error as { cause?: unknown }).cause;
-      const reason = limit.aborted
-        ? `no answer in ${registryLimitMs / 1000} s`
-        : [messageOf(error), systemCodeOf(cause)].filter(Boolean).join(': ');
+      const code = systemCodeOf((error as { cause?: unknown }).cause);
+      const reason = [messageOf(error), code].filter(Boolean).join(': ');
       throw new GatewayError(
         'image_missing',
         `Server ${server.name}: the newest version of ${server.package} is unknown: ${reason}.`,
