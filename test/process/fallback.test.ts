@@ -270,7 +270,6 @@ describe('an npm template', () => {
       const version = { ...manifest, dist: { tarball: `${origin}/tiny.tgz`, integrity } };
       if (request.url === '/tiny.tgz') return response.end(tarball);
       response.setHeader('content-type', 'application/json');
-      if (request.url === '/tiny-mcp-server') return response.end(JSON.stringify(version));
       if (request.url !== '/tiny-mcp-server') {
         response.statusCode = 404;
         return response.end('{}');
