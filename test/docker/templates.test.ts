@@ -112,7 +112,9 @@ describe('template npm', () => {
       test.runtime.prepare(npmServer('nothing', { package: 'mcp-gateway-no-such-package-at-all' }), {}),
     ).rejects.toMatchObject({
       code: 'image_missing',
-      message: expect.stringMatching(/mcp-gateway-no-such-package-at-all.*no such package/),
+      message: expect.stringMatching(
+        /mcp-gateway-no-such-package-at-all.*(?:could not be found|no such package)/,
+      ),
       hint: expect.stringContaining('config.version'),
     });
     await expect(

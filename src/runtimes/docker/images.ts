@@ -427,7 +427,7 @@ async function* messages(stream: IncomingMessage): AsyncGenerator<EngineMessage>
 }
 
 const noRegistry =
-  /no such host|connection refused|i\/o timeout|network is unreachable|tls|x509|certificate|timeout|deadline|dial tcp|EOF|registry-1\.docker\.io|server misbehaving/i;
+  /no such host|connection refused|i\/o timeout|network is unreachable|tls|x509|certificate|timeout|deadline|dial tcp|EOF|server misbehaving/i;
 const notThere = /not found|denied|manifest unknown|unauthorized|does not exist|no such image|not known/i;
 
 function pullHint(name: string, cause: string): string {
