@@ -37,10 +37,11 @@ export class DesiredState {
     askers.add(asker);
   }
 
-  unwatch(asker: Asker, uri: string): void {
+  /** True when nobody watches it any more. */
+  unwatch(asker: Asker, uri: string): boolean {
     const askers = this.#watchers.get(uri);
-    askers?.delete(asker);
-    if (askers?.size === 0) this.#watchers.delete(uri);
+    if (!askers?.delete(asker) || askers.size > 0) return false;
+    return this.#watchers.delete(uri);
   }
 
   /** What anybody watches, or what `only` does. */
@@ -49,9 +50,9 @@ export class DesiredState {
     return entries.filter(([, askers]) => !only || askers.has(only.asker)).map(([uri]) => uri);
   }
 
-  /** A session is over. */
-  forget(asker: string): void {
+  /** A session is over. Returns the resources that nobody watches any more. */
+  forget(asker: string): string[] {
     this.#levels.delete(asker);
-    for (const uri of [...this.#watchers.keys()]) this.unwatch(asker, uri);
+    return [...this.#watchers.keys()].filter((uri) => this.unwatch(asker, uri));
   }
 }

@@ -111,6 +111,8 @@ export class Fleet {
       } catch (error) {
         if (error instanceof NotWritten) {
           unwritten += 1;
+          // A fresh instance does not know what this session told the old one: that must not go unnoticed.
+          if (this.#hasMemoryOf(server, options)) throw memoryLost(server, error);
           if (unwritten <= unwrittenRetries) continue;
           throw new GatewayError(
             'instance_crashed',
@@ -293,6 +295,10 @@ export class Fleet {
     );
   }
 
+  #hasMemoryOf(server: string, { affinity }: FleetCallOptions): boolean {
+    return affinity !== undefined && this.#pools.get(server)?.server.stateful === true;
+  }
+
   #poolOf(server: string): Pool {
     const pool = this.#pools.get(server);
     if (!pool) throw unknownServer(server);
@@ -306,6 +312,13 @@ function unknownServer(server: string): GatewayError {
     hint: 'mcp-gateway servers lists those that there are.',
   });
 }
+
+const memoryLost = (server: string, cause: NotWritten) =>
+  new GatewayError(
+    'instance_crashed',
+    `Server ${server} ended before this call reached it. What it kept in memory is lost`,
+    { server, hint: 'Call again: it goes on with a fresh instance.', cause },
+  );
 
 const shuttingDown = () =>
   new GatewayError('draining', 'The gateway is shutting down', { hint: 'Try again when it is back.' });

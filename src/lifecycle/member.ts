@@ -33,6 +33,8 @@ export interface MemberOwner {
   onStartFailed(member: Member, error: GatewayError, isFault: boolean): void;
   /** It can take a call more than before. */
   onFree(member: Member): void;
+  /** It is `ready` again. */
+  onThawed(member: Member): void;
   /** It takes no new lease from now on. */
   onLeaving(member: Member, reason: StopReason): void;
   /** It died by itself; its calls learn why in a moment, and so does `onCrash`. */
@@ -302,9 +304,9 @@ export class Member implements Candidate {
           instance: this.name,
           durationMs: clock.now() - beganAtMs,
         });
-        owner.onFree(this);
+        owner.onThawed(this);
         owner.onStateChange();
-        this.look();
+        if (this.leases === 0) this.#rest();
       },
       (error) => {
         if (this.state === 'resuming') this.#replace(error);
@@ -354,13 +356,15 @@ export class Member implements Candidate {
 
   #becomeIdle(): void {
     const { owner } = this.#options;
-    if (this.startedFor === 'upkeep' && !this.wasCalled && !owner.mustStay(this)) {
-      this.retire('idle');
-      return;
-    }
-    owner.onIdle(this);
+    if (this.startedFor === 'upkeep' && !this.wasCalled && !owner.mustStay(this)) this.retire('idle');
+    else this.#rest();
+  }
+
+  /** Nobody holds it: others may have its place, else time decides. */
+  #rest(): void {
+    this.#options.owner.onIdle(this);
     // A look that is scheduled comes early enough: idleness only begins later.
-    if (!this.#cancelLook && this.state === 'ready') this.look();
+    if (!this.#cancelLook) this.look();
   }
 
   #pause(): void {
@@ -371,9 +375,10 @@ export class Member implements Candidate {
         if (this.state !== 'pausing') return;
         this.state = 'paused';
         events.emit('instance.paused', { server: server.name, instance: this.name });
+        // A call that came meanwhile has it thawed.
         owner.onFree(this);
         owner.onStateChange();
-        this.look();
+        if (this.state === 'paused') this.#rest();
       },
       (error) => {
         if (this.state !== 'pausing') return;
@@ -386,7 +391,7 @@ export class Member implements Candidate {
         this.#cannotPause = true;
         this.state = 'ready';
         owner.onFree(this);
-        this.look();
+        if (this.leases === 0) this.#rest();
       },
     );
   }

@@ -13,6 +13,7 @@ import { seconds } from './diagnosis.ts';
 import type { InstanceListener, Lease, LeaseOptions } from './lease.ts';
 import { Member, type MemberOwner, type Purpose, type StopReason } from './member.ts';
 import { prepare } from './readiness.ts';
+import { SessionMemory } from './session-memory.ts';
 
 /** One instance as `/servers` shows it. */
 export interface InstanceStatus {
@@ -71,8 +72,6 @@ interface Waiter {
 const breakerFailures = 3;
 /** How often a minimum of instances is tried again when the engine is away. */
 const keepRetryMs = 5000;
-/** How long a note of a session's state is kept; sessions that live longer without a restart lose nothing. */
-const stateNoteTtlMs = 7 * 86_400_000;
 
 /** The instances that may serve the same callers: all of a shared server, or one session's. */
 class Group {
@@ -89,9 +88,6 @@ class Group {
   /** Time spent on a start does not count as time in the queue. */
   startEndedAtMs = 0;
   cancelQueueTimer: (() => void) | undefined;
-  /** For stateful servers: the sessions with something in its memory, and those that must be told that it is lost. */
-  readonly users = new Set<string>();
-  readonly lost = new Map<string, GatewayError>();
 
   constructor(affinity: string | undefined, max: number) {
     this.affinity = affinity;
@@ -103,13 +99,7 @@ class Group {
   }
 
   get isEmpty(): boolean {
-    return (
-      this.members.length === 0 &&
-      this.leaving.size === 0 &&
-      this.waiting === 0 &&
-      this.users.size === 0 &&
-      this.lost.size === 0
-    );
+    return this.members.length === 0 && this.leaving.size === 0 && this.waiting === 0;
   }
 }
 
@@ -125,8 +115,7 @@ export class Pool {
   readonly #backoff = new Backoff();
   readonly #desired = new DesiredState();
   readonly #groups = new Map<string | undefined, Group>();
-  /** Sessions whose notes of an earlier run have been looked up. */
-  readonly #looked = new Map<string, Promise<void>>();
+  readonly #memory: SessionMemory;
   #asks: boolean;
   #nextSerial = 1;
   #waiting = 0;
@@ -146,6 +135,7 @@ export class Pool {
     this.#server = options.server;
     this.#clock = options.clock;
     this.#balancer = createBalancer(options.server.loadBalancing, options.random);
+    this.#memory = new SessionMemory(options.server, options.store);
     this.#asks = options.server.interactive === true;
     this.#shownState = this.#state();
     const { problem } = options.server;
@@ -201,41 +191,33 @@ export class Pool {
 
   /** A session whose state is gone is told so once; then it goes on with a fresh instance. */
   async #leaseWithState(affinity: string | undefined, caller: string, options: LeaseOptions): Promise<Lease> {
-    await this.#lookUpState(affinity, caller);
+    await this.#memory.lookUp(caller);
     if (this.#options.isEnded(caller)) throw sessionEnded();
-    const group = this.#groupOf(affinity);
-    const loss = group.lost.get(caller);
-    if (loss) {
-      group.lost.delete(caller);
-      throw loss;
-    }
-    const lease = await this.#leaseFrom(group, 'call', options);
-    if (!group.users.has(caller) && !this.#options.isEnded(caller)) {
-      group.users.add(caller);
-      this.#options.store?.set(this.#stateKey(caller), true, stateNoteTtlMs).catch(() => {});
-    }
+    const loss = this.#memory.takeLoss(caller);
+    if (loss) throw loss;
+    const lease = await this.#leaseFrom(this.#groupOf(affinity), 'call', options);
+    if (!this.#options.isEnded(caller)) this.#memory.hold(caller);
     return lease;
   }
 
   /** The session is over: its instance stops, its wishes are forgotten. */
   endSession(affinity: string): void {
-    this.#desired.forget(affinity);
-    this.#looked.delete(affinity);
+    const unwatched = this.#desired.forget(affinity);
+    this.#memory.forget(affinity);
     const group = this.#groups.get(affinity);
     if (group) {
       this.#refuseAll(group, sessionEnded());
-      this.#forgetState(group, affinity);
       for (const member of [...group.members]) member.retire('session');
       this.#dropIfEmpty(group);
     }
     const shared = this.#groups.get(undefined);
     if (!shared) return;
-    this.#forgetState(shared, affinity);
     for (const member of [...shared.members]) {
-      this.#applyDesired(member, shared);
+      this.#applyLevel(member, shared);
+      for (const uri of unwatched) this.#unwatch(member, uri);
       member.look();
     }
-    this.#dropIfEmpty(shared);
+    this.#makeRoom();
   }
 
   setLogLevel(affinity: string | undefined, level: string | undefined): void {
@@ -247,9 +229,12 @@ export class Pool {
   /** Remembers that a session watches a resource, or no longer does; running instances are told. */
   rememberSubscription(affinity: string | undefined, uri: string, on: boolean): void {
     if (on) this.#desired.watch(affinity, uri);
-    else this.#desired.unwatch(affinity, uri);
-    for (const group of this.#groups.values())
-      for (const member of group.members) this.#applyDesired(member, group);
+    else if (!this.#desired.unwatch(affinity, uri)) return;
+    const group = this.#groups.get(this.#server.isolation === 'session' ? affinity : undefined);
+    for (const member of group?.members ?? []) {
+      if (on) this.#watch(member, uri);
+      else this.#unwatch(member, uri);
+    }
   }
 
   /** Tells a session's own instance, if it runs. */
@@ -345,7 +330,7 @@ export class Pool {
         member.leases === 0 &&
         (member.state === 'ready' || member.state === 'paused') &&
         !this.#isKept(member) &&
-        !this.#hasState(member),
+        !this.#memory.isHeldIn(member.affinity),
     );
   }
 
@@ -450,7 +435,8 @@ export class Pool {
       if (!member) break;
       waiter.grant(member.grant('call', waiter.caller));
     }
-    if (group.waiting > 0 && !this.#isClosed) this.#provide(group);
+    if (group.waiting === 0) this.#dropUnwanted(group);
+    else if (!this.#isClosed) this.#provide(group);
   }
 
   /** Thaws and starts as many instances as those who wait can fill. */
@@ -471,6 +457,9 @@ export class Pool {
       if (!this.#mayStart(group)) return;
       this.#start(group, group.calls.size > 0 ? 'call' : 'upkeep');
       coming += perMember;
+    }
+    if (coming === 0 && group.leaving.size > 0 && group.note === undefined) {
+      this.#say(group, `waiting for the last instance of ${this.#server.name} to end`);
     }
   }
 
@@ -635,7 +624,7 @@ export class Pool {
   }
 
   #ownerFor(group: Group): MemberOwner {
-    const { listener, capacity, onChange } = this.#options;
+    const { listener, onChange } = this.#options;
     const { name } = this.#server;
     const remove = (member: Member) => {
       const index = group.members.indexOf(member);
@@ -680,19 +669,23 @@ export class Pool {
         if (group.waiting > 0) this.#serve(group);
         onChange();
       },
-      onIdle: () => {
-        if (capacity.isWanted) capacity.makeRoom();
+      onThawed: (member) => {
+        this.#applyDesired(member, group);
+        const wanted = new Set(this.#desired.watched(this.#only(group)));
+        for (const uri of [...member.watched]) if (!wanted.has(uri)) this.#unwatch(member, uri);
+        if (group.waiting > 0) this.#serve(group);
       },
+      onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
         remove(member);
         if (reason === 'crash') this.#countFailure(member, true);
-        this.#loseState(group, member, reason);
+        if (this.#server.stateful) this.#loseState(member, reason);
         this.#serve(group);
       },
       onDied: (member) => {
         remove(member);
         this.#countFailure(member, true);
-        this.#loseState(group, member, 'crash');
+        if (this.#server.stateful) this.#loseState(member, 'crash');
         this.#serve(group);
       },
       onCrash: (_member, error) => {
@@ -722,7 +715,7 @@ export class Pool {
         return (
           (member.affinity !== undefined && this.#groups.get(member.affinity) === group) ||
           this.#isKept(member) ||
-          this.#hasState(member)
+          this.#memory.isHeldIn(member.affinity)
         );
       },
     };
@@ -736,15 +729,8 @@ export class Pool {
     }, delayMs);
   }
 
-  // State in memory
-
-  #hasState(member: Member): boolean {
-    return this.#server.stateful && (this.#groups.get(member.affinity)?.users.size ?? 0) > 0;
-  }
-
   /** An instance goes, and with it what it kept for sessions that still live. */
-  #loseState(group: Group, member: Member, reason: StopReason): void {
-    const { name } = this.#server;
+  #loseState(member: Member, reason: StopReason): void {
     const why: Record<StopReason, string> = {
       crash: 'its instance stopped unexpectedly',
       idle: 'its instance was stopped to make room',
@@ -752,42 +738,7 @@ export class Pool {
       request: 'it was stopped on request',
       session: 'the session ended',
     };
-    for (const user of group.users) {
-      // A call that is in flight fails with the crash itself: that is the report.
-      if (member.holders?.has(user)) continue;
-      group.lost.set(user, stateLost(name, why[reason]));
-    }
-    for (const user of group.users) this.#options.store?.delete(this.#stateKey(user)).catch(() => {});
-    group.users.clear();
-  }
-
-  /** Finds out once per session whether an earlier run of the gateway held state for it. */
-  #lookUpState(affinity: string | undefined, caller: string): Promise<void> | undefined {
-    const { store } = this.#options;
-    if (!store) return undefined;
-    let look = this.#looked.get(caller);
-    if (!look) {
-      look = store.get<boolean>(this.#stateKey(caller)).then(
-        (isNoted) => {
-          // An instance of this run may have been lost meanwhile; that it is told once is enough.
-          if (!isNoted) return;
-          this.#groupOf(affinity).lost.set(caller, stateLost(this.#server.name, 'the gateway was restarted'));
-          return store.delete(this.#stateKey(caller)).catch(() => {});
-        },
-        () => {},
-      );
-      this.#looked.set(caller, look);
-    }
-    return look;
-  }
-
-  #forgetState(group: Group, affinity: string): void {
-    group.lost.delete(affinity);
-    if (group.users.delete(affinity)) this.#options.store?.delete(this.#stateKey(affinity)).catch(() => {});
-  }
-
-  #stateKey(affinity: string): string {
-    return `stateful/${this.#server.name} ${affinity}`;
+    this.#memory.lose(member.affinity, why[reason], member.holders);
   }
 
   // What clients want beyond calls
@@ -795,18 +746,20 @@ export class Pool {
   #applyDesired(member: Member, group: Group): void {
     if (member.state !== 'ready') return;
     this.#applyLevel(member, group);
-    if (!(member.handshake!.capabilities.resources as { subscribe?: unknown } | undefined)?.subscribe) return;
-    const wanted = new Set(this.#desired.watched(this.#only(group)));
-    for (const uri of wanted) {
-      if (member.watched.has(uri)) continue;
-      member.watched.add(uri);
-      member.ask('resources/subscribe', { uri });
-    }
-    for (const uri of [...member.watched]) {
-      if (wanted.has(uri)) continue;
-      member.watched.delete(uri);
-      member.ask('resources/unsubscribe', { uri });
-    }
+    for (const uri of this.#desired.watched(this.#only(group))) this.#watch(member, uri);
+  }
+
+  /** Only what nobody wants any more is unwatched: a subscription that is just being made is nobody's wish yet. */
+  #unwatch(member: Member, uri: string): void {
+    if (member.state === 'ready' && member.watched.delete(uri)) member.ask('resources/unsubscribe', { uri });
+  }
+
+  #watch(member: Member, uri: string): void {
+    const { resources } = member.handshake?.capabilities ?? {};
+    if (member.state !== 'ready' || member.watched.has(uri)) return;
+    if (!(resources as { subscribe?: unknown } | undefined)?.subscribe) return;
+    member.watched.add(uri);
+    member.ask('resources/subscribe', { uri });
   }
 
   #applyLevel(member: Member, group: Group): void {
@@ -867,6 +820,11 @@ export class Pool {
     return (this.#groups.get(member.affinity)?.members.length ?? 0) <= pool.min;
   }
 
+  #makeRoom(): void {
+    const { capacity } = this.#options;
+    if (capacity.isWanted) capacity.makeRoom();
+  }
+
   #everyone(): Member[] {
     const all: Member[] = [];
     for (const group of this.#groups.values()) all.push(...group.members, ...group.leaving);
@@ -904,11 +862,3 @@ export class Pool {
 
 /** The error of calls that come when their session is over. */
 export const sessionEnded = () => new GatewayError('session_unknown', 'The session has ended');
-
-function stateLost(server: string, why: string): GatewayError {
-  return new GatewayError(
-    'instance_crashed',
-    `What server ${server} kept in memory for this session is lost: ${why}. Nothing was done for this call`,
-    { server, hint: 'Call again: it goes on with a fresh instance.' },
-  );
-}

@@ -516,6 +516,50 @@ describe('what the server says by itself', () => {
     expect(asked().at(-1)).toEqual(['resources/unsubscribe', 'file:///a']);
   });
 
+  it('does not undo a subscription that is just being made', async () => {
+    const { fleet, runtime } = scriptedFleet(undefined, {
+      script: { capabilities: { resources: { subscribe: true } }, onRequest() {} },
+    });
+    const subscribe = { method: 'resources/subscribe', params: { uri: 'file:///a' } };
+    const subscribed = fleet.call('files', subscribe, { affinity: 's1' });
+    await settle();
+    fleet.rememberSubscription('files', 's2', 'file:///b', true);
+    fleet.rememberSubscription('files', 's2', 'file:///b', false);
+    fleet.endSession('s2');
+    runtime.last.answer(runtime.last.open[0]!, {});
+    await subscribed;
+    fleet.rememberSubscription('files', 's1', 'file:///a', true);
+    await settle();
+    const unsubscribed = runtime.last.received.flatMap((message) =>
+      'method' in message && message.method === 'resources/unsubscribe' ? [message.params!.uri] : [],
+    );
+    expect(unsubscribed).toEqual(['file:///b']);
+  });
+
+  it('tells a frozen instance what changed when it is thawed', async () => {
+    const { fleet, runtime, clock } = scriptedFleet([serverOf('files', { pauseAfterMs: 1000 })], {
+      script: { capabilities: { resources: { subscribe: true }, logging: {} } },
+    });
+    await fleet.call('files', call());
+    fleet.rememberSubscription('files', 's1', 'file:///old', true);
+    await clock.pass(1000);
+    expect(runtime.last.isPaused).toBe(true);
+    const before = runtime.last.received.length;
+    fleet.setLogLevel('files', undefined, 'debug');
+    fleet.rememberSubscription('files', 's1', 'file:///old', false);
+    fleet.rememberSubscription('files', 's1', 'file:///new', true);
+    expect(runtime.last.received).toHaveLength(before);
+    await fleet.call('files', call());
+    const told = runtime.last.received.slice(before) as Request[];
+    expect(told.map(({ method, params }) => [method, params?.uri ?? params?.level])).toEqual([
+      ['logging/setLevel', 'debug'],
+      ['resources/subscribe', 'file:///new'],
+      ['resources/unsubscribe', 'file:///old'],
+      ['tools/call', undefined],
+    ]);
+    expect(runtime.violations).toEqual([]);
+  });
+
   it('says once for whom a list should be read again after a start', async () => {
     const ready: unknown[] = [];
     const { fleet } = scriptedFleet(undefined, { listener: { onReady: (...told) => ready.push(told) } });

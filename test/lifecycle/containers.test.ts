@@ -52,7 +52,8 @@ describe('in containers', () => {
     expect(new Set(hosts).size).toBe(1);
     expect(await containers()).toHaveLength(1);
     await eventually(async () => (await containers()).length === 0, 'the container is gone');
-    expect(fleet.status('crowd')).toMatchObject({ state: 'stopped', lastError: undefined });
+    await eventually(() => fleet.status('crowd').state === 'stopped', 'the status says so');
+    expect(fleet.status('crowd')).toMatchObject({ instances: [], lastError: undefined });
   });
 
   it('an idle one is frozen, a call thaws it, and what the status says is what the engine says', async () => {

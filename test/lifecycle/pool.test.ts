@@ -383,6 +383,45 @@ describe('the queue', () => {
   });
 });
 
+describe('room for instances', () => {
+  it('is made by one that is just being frozen', async () => {
+    const gate = deferred<void>();
+    const servers = [serverOf('a', { pauseAfterMs: 1000 }), serverOf('b')];
+    const { fleet, runtime, clock } = scriptedFleet(servers, {
+      gateway: { maxInstances: 1 },
+      script: { pause: () => gate.promise },
+    });
+    await fleet.call('a', call);
+    await clock.pass(1000);
+    const waiting = fleet.call('b', call);
+    await settle();
+    gate.resolve();
+    expect(await waiting).toEqual({ result: {} });
+    expect(runtime.violations).toEqual([]);
+  });
+
+  it('is not taken from a warm instance for a second one that nobody needs any more', async () => {
+    const { fleet, runtime } = scriptedFleet(
+      [serverOf('a', { concurrency: 1, pool: { max: 2 } }), serverOf('b')],
+      {
+        gateway: { maxInstances: 2 },
+      },
+    );
+    const other = await fleet.lease('b');
+    const first = await fleet.lease('a');
+    const second = fleet.lease('a');
+    await settle();
+    first.release();
+    (await second).release();
+    await settle();
+    expect(runtime.instances).toHaveLength(2);
+    expect(runtime.running).toHaveLength(2);
+    other.release();
+    await settle();
+    expect(runtime.running).toHaveLength(2);
+  });
+});
+
 describe('failing', () => {
   it('tells the calls of a dead instance, and starts another one for the next', async () => {
     const { fleet, runtime } = scriptedFleet(undefined, { script: { onRequest() {} } });
@@ -668,6 +707,21 @@ describe('sessions', () => {
     await settle();
     runtime.last.dies();
     expect((await failed).message).toMatch(/memory is lost/);
+    runtime.script = {};
+    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
+  });
+
+  it('does not try a call that was not written elsewhere when that would hide a loss', async () => {
+    const { fleet, runtime } = scriptedFleet([serverOf('memory', { stateful: true })]);
+    await fleet.call('memory', call, { affinity: 's1' });
+    runtime.script = {
+      onSend(instance) {
+        instance.dies();
+      },
+    };
+    const error = await rejection(fleet.call('memory', call, { affinity: 's1' }));
+    expect(error).toMatchObject({ code: 'instance_crashed' });
+    expect(error.message).toMatch(/memory is lost/);
     runtime.script = {};
     expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
   });
