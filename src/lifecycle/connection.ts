@@ -190,6 +190,11 @@ export class Connection {
     return this.#answered;
   }
 
+  /** Messages of the instance so far. */
+  get heard(): number {
+    return this.#heard;
+  }
+
   /** The first line on stdout that was no message. */
   get firstGarbage(): string | undefined {
     return this.#firstGarbage;
@@ -301,6 +306,11 @@ export class Connection {
     this.#isOverflowTold = true;
     this.#giveUp(pending, this.#tooLarge(bytes));
     this.#checkLife(this.#tooLarge(bytes));
+  }
+
+  /** The instance hangs: its calls are told so, and its owner is to kill it. */
+  giveUp(): void {
+    this.#condemn(this.#hanging());
   }
 
   /** Ends the connection from this side: all that waits fails with `error`. Doing it twice is done once. */
@@ -475,12 +485,7 @@ export class Connection {
     );
     if (pending.kind === 'own') return;
     // One that hangs would let every later call wait as long.
-    this.#checkLife(
-      new GatewayError('instance_crashed', `Server ${name} answered nothing any more and was stopped`, {
-        server: name,
-        hint: `The next call starts it again; mcp-gateway logs ${name} shows what it wrote.`,
-      }),
-    );
+    this.#checkLife(this.#hanging());
   }
 
   #isAsking(pending: Pending): boolean {
@@ -667,6 +672,14 @@ export class Connection {
     const heard = this.#heard;
     this.ask('ping', {}, this.#server.timeouts.handshakeMs).catch(() => {
       if (this.#heard === heard) this.#condemn(verdict);
+    });
+  }
+
+  #hanging(): GatewayError {
+    const { name } = this.#server;
+    return new GatewayError('instance_crashed', `Server ${name} answered nothing any more and was stopped`, {
+      server: name,
+      hint: `The next call starts it again; mcp-gateway logs ${name} shows what it wrote.`,
     });
   }
 

@@ -8,6 +8,7 @@ import type { Candidate } from './balancer.ts';
 import type { Capacity } from './capacity.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
+import { HealthCheck } from './health.ts';
 import type { CallOptions, Handshake, Lease, Outcome, OutgoingRequest } from './lease.ts';
 import { becomeReady, prepare, type StartContext, start } from './readiness.ts';
 import { judgeIdle } from './reaper.ts';
@@ -106,6 +107,7 @@ export class Member implements Candidate {
   readonly #createdAtMs: number;
   readonly #options: MemberOptions;
   readonly #connection: Connection;
+  readonly #health: HealthCheck;
   readonly #abort = new AbortController();
   readonly #gone: Deferred<void> = deferred();
   #instance: Instance | undefined;
@@ -131,6 +133,16 @@ export class Member implements Candidate {
     this.#createdAtMs = options.clock.now();
     this.holders = options.server.stateful ? new Map() : undefined;
     this.gone = this.#gone.promise;
+    this.#health = new HealthCheck(
+      {
+        isAskable: () => this.state === 'ready' && this.leases === 0,
+        heard: () => this.#connection.heard,
+        ask: () => this.#connection.ask('ping', {}, options.server.timeouts.handshakeMs),
+        // One that has got a call meanwhile shows by that whether it works.
+        onSilence: () => (this.leases === 0 ? this.#connection.giveUp() : this.#health.start()),
+      },
+      { intervalMs: options.server.healthCheck.intervalMs, clock: options.clock },
+    );
     const { owner, affinity, server } = options;
     this.#connection = new Connection({
       server,
@@ -198,6 +210,7 @@ export class Member implements Candidate {
       return;
     }
     this.state = 'ready';
+    this.#health.start();
     this.idleSinceMs = clock.now();
     events.emit('instance.started', {
       server: server.name,
@@ -299,6 +312,7 @@ export class Member implements Candidate {
       () => {
         if (this.state !== 'resuming') return;
         this.state = 'ready';
+        this.#health.start();
         events.emit('instance.resumed', {
           server: server.name,
           instance: this.name,
@@ -370,6 +384,7 @@ export class Member implements Candidate {
   #pause(): void {
     const { owner, events, server } = this.#options;
     this.state = 'pausing';
+    this.#health.stop();
     this.#transition = this.#withinLimit(this.#instance!.pause()).then(
       () => {
         if (this.state !== 'pausing') return;
@@ -390,6 +405,7 @@ export class Member implements Candidate {
         // An engine that cannot freeze is not asked again; the instance is well.
         this.#cannotPause = true;
         this.state = 'ready';
+        this.#health.start();
         owner.onFree(this);
         if (this.leases === 0) this.#rest();
       },
@@ -487,6 +503,7 @@ export class Member implements Candidate {
   async #stop(graceMs: number): Promise<void> {
     const isFirst = !this.#isStopping;
     this.#isStopping = true;
+    this.#health.stop();
     this.#cancelLook?.();
     this.#cancelLook = undefined;
     const instance = this.#instance!;
