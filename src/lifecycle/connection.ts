@@ -5,7 +5,6 @@ import { latestLegacyVersion } from '../protocol/eras.ts';
 import {
   failure,
   type Id,
-  idKey,
   type Message,
   type Notification,
   type Params,
@@ -14,6 +13,7 @@ import {
   success,
 } from '../protocol/jsonrpc.ts';
 import { type Exit, type Instance, type Noise, NotWritten } from '../runtimes/runtime.ts';
+import { type Ask, ClientQuestions, capabilityFor, declared, declined } from './client-questions.ts';
 import { crashed, endedBeforeReady, neverReady, type Remains, seconds, sizeText } from './diagnosis.ts';
 import { FloodGuard } from './flood-guard.ts';
 import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
@@ -36,7 +36,7 @@ export interface ConnectionOwner {
   /** What belongs to no call. */
   onNotification(notification: Notification): void;
   /** Asks the session that the instance belongs to; undefined for a shared instance. */
-  onRequest: ((request: Request, signal: AbortSignal) => Promise<Outcome>) | undefined;
+  onRequest: Ask | undefined;
 }
 
 export interface ConnectionOptions {
@@ -60,8 +60,6 @@ const exitWaitMs = 80;
 const floodCapacity = 20_000;
 const floodPerSecond = 2000;
 const floodLineBytes = 4096;
-/** Questions to clients that may be open on one instance. */
-const maxQuestions = 100;
 /** Given up calls that are remembered. */
 const maxGhosts = 10_000;
 /** Messages between the start of an instance and the moment when it can be written to. */
@@ -69,25 +67,13 @@ const maxEarlyMessages = 1000;
 /** The end of `initialize` by cancellation is forbidden (specification, basic, utilities, cancellation). */
 const initialize = 'initialize';
 
-const neededCapability: Record<string, ClientCapability | undefined> = {
-  'sampling/createMessage': 'sampling',
-  'elicitation/create': 'elicitation',
-  'roots/list': 'roots',
-};
-
-const declaredAs: Record<ClientCapability, Params> = {
-  sampling: { tools: {}, context: {} },
-  elicitation: { form: {}, url: {} },
-  roots: { listChanged: true },
-};
-
 /** A request that waits for its answer. Its id on this connection is also its progress token there. */
 class Pending {
   readonly id: number;
   readonly method: string;
   readonly kind: CallKind;
   readonly timeoutMs: number;
-  readonly options: CallOptions | undefined;
+  options: CallOptions | undefined;
   /** The session that the call came from; undefined is nobody's in particular. */
   readonly caller: string | undefined;
   /** The client's own progress token, as it came. */
@@ -126,15 +112,6 @@ class Pending {
   }
 }
 
-/** A question of the server that waits for the client. */
-interface Question {
-  /** The call that it came with; undefined: only its session is known. */
-  readonly call: Pending | undefined;
-  readonly abort: AbortController;
-  /** Ends it without an answer to the server; false when it has ended before. */
-  end(): boolean;
-}
-
 /**
  * JSON-RPC with one instance: ids and progress tokens of its own, so that calls of many clients never mix; each call's
  * time; the server's questions, brought to the call that they belong to or to nobody; and one clear error for all calls
@@ -147,7 +124,7 @@ export class Connection {
   readonly #owner: ConnectionOwner;
   readonly #flood: FloodGuard;
   readonly #pending = new Map<number, Pending>();
-  readonly #questions = new Map<string, Question>();
+  readonly #questions: ClientQuestions;
   /**
    * Calls of clients that were given up and not answered since: their server may still act for them. One that keeps
    * silent for as long as a call may is held to be over.
@@ -164,8 +141,6 @@ export class Connection {
   #calls = 0;
   #answered = 0;
   #heard = 0;
-  /** Questions that could not be attributed to one call stop the time of all. */
-  #sessionQuestions = 0;
   #isReady = false;
   #isUnwritable = false;
   #isClosed = false;
@@ -178,6 +153,16 @@ export class Connection {
     this.#server = options.server;
     this.#clock = options.clock;
     this.#owner = options.owner;
+    this.#questions = new ClientQuestions({
+      clientTimeoutMs: options.server.timeouts.clientMs,
+      clock: options.clock,
+      tell: (message) => this.#tell(message),
+      onAnswered: (call) => {
+        for (const pending of this.#pending.values()) {
+          if (call === undefined || pending === call) this.#restartTime(pending);
+        }
+      },
+    });
     this.#flood = new FloodGuard({
       capacity: floodCapacity,
       perSecond: floodPerSecond,
@@ -214,13 +199,11 @@ export class Connection {
    * (bare, for the caller to explain), or as a call does when it dies.
    */
   async handshake(): Promise<Handshake> {
-    const capabilities: Params = {};
-    for (const capability of this.#options.capabilities) capabilities[capability] = declaredAs[capability];
     const outcome = await this.ask(
       initialize,
       {
         protocolVersion: latestLegacyVersion,
-        capabilities,
+        capabilities: declared(this.#options.capabilities),
         clientInfo: { name: 'mcp-gateway', version: this.#options.version },
       },
       this.#server.timeouts.handshakeMs,
@@ -389,14 +372,11 @@ export class Connection {
     this.#pending.delete(pending.id);
     if (pending.kind === 'call') this.#calls -= 1;
     if (pending.onAbort) pending.options!.signal!.removeEventListener('abort', pending.onAbort);
-    if (pending.questions > 0) {
-      for (const question of [...this.#questions.values()]) {
-        if (question.call !== pending) continue;
-        question.end();
-        question.abort.abort(new Error('The call that asked is over'));
-      }
-    }
+    this.#questions.endOf(pending);
     this.#suspects.delete(pending);
+    // What it was for must not be kept by what is left of it.
+    pending.options = undefined;
+    pending.onAbort = undefined;
   }
 
   /** Nobody waits for this answer any more; the server is told. */
@@ -489,7 +469,7 @@ export class Connection {
   }
 
   #isAsking(pending: Pending): boolean {
-    return pending.questions > 0 || (this.#sessionQuestions > 0 && pending.kind === 'call');
+    return pending.questions > 0 || (this.#questions.concernAll && pending.kind === 'call');
   }
 
   #restartTime(pending: Pending): void {
@@ -513,10 +493,7 @@ export class Connection {
       return;
     }
     if (method === 'notifications/cancelled') {
-      const question = this.#questions.get(idKey(params?.requestId as Id));
-      if (!question) return;
-      question.end();
-      question.abort.abort(new Error('The server withdrew its question'));
+      this.#questions.withdraw(params?.requestId as Id);
       return;
     }
     if (method === 'notifications/message') {
@@ -555,17 +532,13 @@ export class Connection {
       this.#tell(success(id, {}));
       return;
     }
-    const capability = neededCapability[method];
+    const capability = capabilityFor(method);
     if (!capability) {
       this.#tell(failure(id, { code: -32601, message: `Method not found: ${method}` }));
       return;
     }
     if (!this.#options.capabilities.includes(capability)) {
       this.#tell(declined(id, capability));
-      return;
-    }
-    if (this.#questions.size >= maxQuestions || this.#questions.has(idKey(id))) {
-      this.#tell(failure(id, { code: -32000, message: 'Too many questions are open, or this id is in use' }));
       return;
     }
     const askSession = this.#owner.onRequest;
@@ -586,52 +559,7 @@ export class Connection {
       this.#tell(declined(id, capability));
       return;
     }
-    this.#askClient(request, capability, call, ask);
-  }
-
-  #askClient(
-    request: Request,
-    capability: ClientCapability,
-    call: Pending | undefined,
-    ask: NonNullable<CallOptions['onRequest']>,
-  ): void {
-    const abort = new AbortController();
-    const key = idKey(request.id);
-    const end = () => {
-      if (this.#questions.get(key) !== question) return false;
-      this.#questions.delete(key);
-      cancelTimer();
-      if (call) call.questions -= 1;
-      else this.#sessionQuestions -= 1;
-      for (const pending of call ? [call] : this.#pending.values()) {
-        if (this.#pending.has(pending.id)) this.#restartTime(pending);
-      }
-      return true;
-    };
-    const question: Question = { call, abort, end };
-    const cancelTimer = this.#clock.schedule(() => {
-      if (!end()) return;
-      this.#tell(declined(request.id, capability));
-      abort.abort(new Error('The client did not answer in time'));
-    }, this.#server.timeouts.clientMs);
-    this.#questions.set(key, question);
-    if (call) call.questions += 1;
-    else this.#sessionQuestions += 1;
-
-    const notify = (notification: Notification) => {
-      if (this.#questions.get(key) === question) this.#tell(notification);
-    };
-    ask(request, abort.signal, notify).then(
-      (outcome) => {
-        if (!end()) return;
-        this.#tell(
-          'error' in outcome ? failure(request.id, outcome.error) : success(request.id, outcome.result),
-        );
-      },
-      () => {
-        if (end()) this.#tell(declined(request.id, capability));
-      },
-    );
+    this.#questions.put(request, capability, call, ask);
   }
 
   // A server that writes too much
@@ -750,10 +678,7 @@ export class Connection {
       this.#remove(pending);
       pending.reject(error);
     }
-    for (const question of [...this.#questions.values()]) {
-      question.end();
-      question.abort.abort(error);
-    }
+    this.#questions.endAll(error);
     this.#ghosts.clear();
     // Last, because the end of a question sets it.
     this.#cancelAlarm?.();
@@ -782,14 +707,6 @@ export class Connection {
 /** The error of a call whose caller gave up. */
 export function cancelled(server: string, what: string): GatewayError {
   return new GatewayError('cancelled', `The caller cancelled ${what} on server ${server}`, { server });
-}
-
-/** What a server gets whose client cannot or did not answer. */
-function declined(id: Id, capability: ClientCapability): Response {
-  if (capability === 'elicitation') return success(id, { action: 'decline' });
-  if (capability === 'sampling')
-    return failure(id, { code: -1, message: 'The client declined the sampling request' });
-  return failure(id, { code: -32601, message: 'The client has no roots' });
 }
 
 /** Whether a dropped line was a request or a notification: those name their method early, an answer has none. */

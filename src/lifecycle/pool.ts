@@ -14,6 +14,7 @@ import type { InstanceListener, Lease, LeaseOptions } from './lease.ts';
 import { Member, type MemberOwner, type Purpose, type StopReason } from './member.ts';
 import { prepare } from './readiness.ts';
 import { SessionMemory } from './session-memory.ts';
+import { WaitingLine, type WaitingLineOptions } from './waiting-line.ts';
 
 /** One instance as `/servers` shows it. */
 export interface InstanceStatus {
@@ -58,16 +59,6 @@ export interface PoolOptions {
   onChange(): void;
 }
 
-/** One who waits for an instance. */
-interface Waiter {
-  readonly purpose: Purpose;
-  readonly caller: string | undefined;
-  readonly sinceMs: number;
-  readonly onWaiting: ((text: string) => void) | undefined;
-  grant(lease: Lease): void;
-  refuse(error: unknown): void;
-}
-
 /** Failures in a row after which calls are refused until the next try. */
 const breakerFailures = 3;
 /** How often a minimum of instances is tried again when the engine is away. */
@@ -81,25 +72,19 @@ class Group {
   readonly members: Member[] = [];
   /** Those that are being stopped or cleared away; their place is not free yet. */
   readonly leaving = new Set<Member>();
-  readonly calls = new Set<Waiter>();
-  readonly upkeep = new Set<Waiter>();
-  /** What those who wait are told. */
-  note: string | undefined;
-  /** Time spent on a start does not count as time in the queue. */
-  startEndedAtMs = 0;
-  cancelQueueTimer: (() => void) | undefined;
+  readonly line: WaitingLine;
 
-  constructor(affinity: string | undefined, max: number) {
+  constructor(affinity: string | undefined, max: number, line: Omit<WaitingLineOptions, 'isStarting'>) {
     this.affinity = affinity;
     this.max = max;
-  }
-
-  get waiting(): number {
-    return this.calls.size + this.upkeep.size;
+    this.line = new WaitingLine({
+      ...line,
+      isStarting: () => this.members.some(({ state, phase }) => state === 'starting' && phase === 'working'),
+    });
   }
 
   get isEmpty(): boolean {
-    return this.members.length === 0 && this.leaving.size === 0 && this.waiting === 0;
+    return this.members.length === 0 && this.leaving.size === 0 && this.line.size === 0;
   }
 }
 
@@ -182,11 +167,11 @@ export class Pool {
   }
 
   #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
-    if (purpose === 'upkeep' || group.calls.size === 0) {
+    if (purpose === 'upkeep' || group.line.calls.size === 0) {
       const member = this.#available(group, purpose);
       if (member) return Promise.resolve(member.grant(purpose, options.affinity));
     }
-    return this.#enqueue(group, purpose, options);
+    return this.#enqueue(group, options);
   }
 
   /** A session whose state is gone is told so once; then it goes on with a fresh instance. */
@@ -206,7 +191,7 @@ export class Pool {
     this.#memory.forget(affinity);
     const group = this.#groups.get(affinity);
     if (group) {
-      this.#refuseAll(group, sessionEnded());
+      group.line.refuseAll(sessionEnded());
       for (const member of [...group.members]) member.retire('session');
       this.#dropIfEmpty(group);
     }
@@ -299,8 +284,8 @@ export class Pool {
     this.#cancelRetry?.();
     this.#cancelKeep?.();
     for (const group of this.#groups.values()) {
-      group.cancelQueueTimer?.();
-      this.#refuseAll(group, error);
+      group.line.close();
+      group.line.refuseAll(error);
     }
     const members = this.#everyone();
     for (const member of members) {
@@ -368,7 +353,7 @@ export class Pool {
 
   // Waiting and handing out
 
-  #enqueue(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
+  #enqueue(group: Group, options: LeaseOptions): Promise<Lease> {
     const { name } = this.#server;
     const { maxQueue } = this.#options.gateway;
     try {
@@ -384,58 +369,23 @@ export class Pool {
         }),
       );
     }
-    return new Promise((resolve, reject) => {
-      const { signal, onWaiting, affinity: caller } = options;
-      const queue = purpose === 'call' ? group.calls : group.upkeep;
-      const leave = () => {
-        if (!queue.delete(waiter)) return false;
-        this.#waiting -= 1;
-        signal?.removeEventListener('abort', onAbort);
-        return true;
-      };
-      const onAbort = () => {
-        if (!leave()) return;
-        reject(cancelled(name, 'the wait for an instance'));
-        if (group.waiting === 0) this.#dropUnwanted(group);
-        this.#options.onChange();
-      };
-      const waiter: Waiter = {
-        purpose,
-        caller,
-        sinceMs: this.#clock.now(),
-        onWaiting,
-        grant(lease) {
-          leave();
-          resolve(lease);
-        },
-        refuse(error) {
-          leave();
-          reject(error);
-        },
-      };
-      queue.add(waiter);
-      this.#waiting += 1;
-      signal?.addEventListener('abort', onAbort, { once: true });
-      if (group.note !== undefined) onWaiting?.(group.note);
-      this.#serve(group);
-      if (queue.has(waiter)) this.#watchQueue(group);
-    });
+    return group.line.join(options, () => this.#serve(group));
   }
 
   /** Gives waiting callers what there is, in order, and sees to it that more comes. */
   #serve(group: Group): void {
-    if (group.waiting === 0) return;
-    for (const waiter of group.upkeep) {
+    if (group.line.size === 0) return;
+    for (const waiter of group.line.upkeep) {
       const member = this.#available(group, 'upkeep');
       if (!member) break;
       waiter.grant(member.grant('upkeep', waiter.caller));
     }
-    for (const waiter of group.calls) {
+    for (const waiter of group.line.calls) {
       const member = this.#available(group, 'call');
       if (!member) break;
       waiter.grant(member.grant('call', waiter.caller));
     }
-    if (group.waiting === 0) this.#dropUnwanted(group);
+    if (group.line.size === 0) this.#dropUnwanted(group);
     else if (!this.#isClosed) this.#provide(group);
   }
 
@@ -446,7 +396,7 @@ export class Pool {
     for (const { state } of group.members) {
       if (state === 'starting' || state === 'resuming' || state === 'pausing') coming += perMember;
     }
-    const isShort = () => coming < group.calls.size || (coming === 0 && group.upkeep.size > 0);
+    const isShort = () => coming < group.line.calls.size || (coming === 0 && group.line.upkeep.size > 0);
     for (const member of group.members) {
       if (member.state !== 'paused' || !isShort()) continue;
       member.resume();
@@ -455,11 +405,11 @@ export class Pool {
     // One that is being stopped still counts: copies may run side by side only as far as `max` says.
     while (isShort() && group.members.length + group.leaving.size < group.max) {
       if (!this.#mayStart(group)) return;
-      this.#start(group, group.calls.size > 0 ? 'call' : 'upkeep');
+      this.#start(group, group.line.calls.size > 0 ? 'call' : 'upkeep');
       coming += perMember;
     }
-    if (coming === 0 && group.leaving.size > 0 && group.note === undefined) {
-      this.#say(group, `waiting for the last instance of ${this.#server.name} to end`);
+    if (coming === 0 && group.leaving.size > 0 && group.line.note === undefined) {
+      group.line.say(`waiting for the last instance of ${this.#server.name} to end`);
     }
   }
 
@@ -480,51 +430,6 @@ export class Pool {
     return this.#asks && group.affinity === undefined ? 1 : this.#server.concurrency;
   }
 
-  /** One timer for all that wait, for the first of them. */
-  #watchQueue(group: Group): void {
-    if (group.cancelQueueTimer) return;
-    const [call] = group.calls;
-    const [upkeep] = group.upkeep;
-    const deadlines = [call, upkeep].flatMap((first) => (first ? [this.#queueDeadline(group, first)] : []));
-    if (deadlines.length === 0) return;
-    const dueMs = Math.min(...deadlines) - this.#clock.now();
-    group.cancelQueueTimer = this.#clock.schedule(
-      () => {
-        group.cancelQueueTimer = undefined;
-        this.#expire(group);
-        this.#watchQueue(group);
-      },
-      Math.max(1, dueMs),
-    );
-  }
-
-  #queueDeadline(group: Group, waiter: Waiter): number {
-    const { queueMs } = this.#server.timeouts;
-    const isStarting = group.members.some(({ state, phase }) => state === 'starting' && phase === 'working');
-    const fromMs = isStarting ? this.#clock.now() : Math.max(waiter.sinceMs, group.startEndedAtMs);
-    return fromMs + queueMs;
-  }
-
-  #expire(group: Group): void {
-    const now = this.#clock.now();
-    const { name, timeouts } = this.#server;
-    for (const waiter of [...group.calls, ...group.upkeep]) {
-      if (this.#queueDeadline(group, waiter) > now) continue;
-      waiter.refuse(
-        new GatewayError(
-          'queue_timeout',
-          `No instance of server ${name} became free within ${seconds(timeouts.queueMs)}`,
-          {
-            server: name,
-            hint: this.#queueHint(group),
-          },
-        ),
-      );
-    }
-    if (group.waiting === 0) this.#dropUnwanted(group);
-    this.#options.onChange();
-  }
-
   #queueHint(group: Group): string {
     const { name } = this.#server;
     if (group.members.some(({ state }) => state === 'starting')) {
@@ -534,10 +439,6 @@ export class Pool {
       return `${name} asks its clients and so gets one call at a time: isolation: session gives each client its own instance.`;
     }
     return `Raise concurrency or pool.max of ${name}, or try again later.`;
-  }
-
-  #refuseAll(group: Group, error: GatewayError): void {
-    for (const waiter of [...group.upkeep, ...group.calls]) waiter.refuse(error);
   }
 
   /** Starts that wait for their turn and that nobody waits for any more. */
@@ -569,7 +470,7 @@ export class Pool {
     });
     this.#bornAfter.set(member, this.#failures);
     group.members.push(member);
-    this.#say(group, `starting ${this.#server.name}`);
+    group.line.say(`starting ${this.#server.name}`);
     void member.start();
     this.#showState();
   }
@@ -579,7 +480,7 @@ export class Pool {
     const waitMs = this.#retryAtMs - this.#clock.now();
     if (waitMs <= 0) return true;
     if (this.#backoff.failures >= breakerFailures && group.members.length === 0) {
-      this.#refuseAll(group, this.#failing(waitMs));
+      group.line.refuseAll(this.#failing(waitMs));
     } else {
       this.#cancelRetry ??= this.#clock.schedule(() => {
         this.#cancelRetry = undefined;
@@ -634,12 +535,12 @@ export class Pool {
     return {
       onPhase: (member) => {
         if (member.phase === 'working') return;
-        group.startEndedAtMs = this.#clock.now();
+        group.line.startEnded();
       },
-      onProgress: (_member, text) => this.#say(group, `preparing ${name}: ${text}`),
+      onProgress: (_member, text) => group.line.say(`preparing ${name}: ${text}`),
       onReady: (member) => {
-        group.startEndedAtMs = this.#clock.now();
-        group.note = undefined;
+        group.line.startEnded();
+        group.line.forgetNote();
         this.#startFailed = false;
         this.#applyDesired(member, group);
         this.#serve(group);
@@ -648,8 +549,8 @@ export class Pool {
       },
       onStartFailed: (member, error, isFault) => {
         remove(member);
-        group.startEndedAtMs = this.#clock.now();
-        group.note = undefined;
+        group.line.startEnded();
+        group.line.forgetNote();
         if (isFault) {
           this.#remember(error);
           this.#startFailed = true;
@@ -658,7 +559,7 @@ export class Pool {
           this.#keepLater(Math.max(keepRetryMs, this.#retryAtMs - this.#clock.now()));
         }
         if (group.members.length > 0 || !isFault) this.#serve(group);
-        else this.#refuseAll(group, error);
+        else group.line.refuseAll(error);
         onChange();
       },
       onFree: (member) => {
@@ -666,14 +567,14 @@ export class Pool {
           this.#backoff.succeed();
           this.#retryAtMs = 0;
         }
-        if (group.waiting > 0) this.#serve(group);
+        if (group.line.size > 0) this.#serve(group);
         onChange();
       },
       onThawed: (member) => {
         this.#applyDesired(member, group);
         const wanted = new Set(this.#desired.watched(this.#only(group)));
         for (const uri of [...member.watched]) if (!wanted.has(uri)) this.#unwatch(member, uri);
-        if (group.waiting > 0) this.#serve(group);
+        if (group.line.size > 0) this.#serve(group);
       },
       onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
@@ -801,15 +702,38 @@ export class Pool {
   #groupOf(affinity: string | undefined): Group {
     let group = this.#groups.get(affinity);
     if (!group) {
-      group = new Group(affinity, this.#server.isolation === 'session' ? 1 : this.#server.pool.max);
+      group = this.#createGroup(affinity);
       this.#groups.set(affinity, group);
     }
     return group;
   }
 
+  #createGroup(affinity: string | undefined): Group {
+    const { name, isolation, pool, timeouts } = this.#server;
+    const group = new Group(affinity, isolation === 'session' ? 1 : pool.max, {
+      server: name,
+      queueTimeoutMs: timeouts.queueMs,
+      clock: this.#clock,
+      overdue: () =>
+        new GatewayError(
+          'queue_timeout',
+          `No instance of server ${name} became free within ${seconds(timeouts.queueMs)}`,
+          { server: name, hint: this.#queueHint(group) },
+        ),
+      onCount: (change) => {
+        this.#waiting += change;
+      },
+      onGivenUp: () => {
+        if (group.line.size === 0) this.#dropUnwanted(group);
+        this.#options.onChange();
+      },
+    });
+    return group;
+  }
+
   #dropIfEmpty(group: Group): void {
     if (!group.isEmpty || this.#groups.get(group.affinity) !== group) return;
-    group.cancelQueueTimer?.();
+    group.line.close();
     this.#groups.delete(group.affinity);
   }
 
@@ -829,11 +753,6 @@ export class Pool {
     const all: Member[] = [];
     for (const group of this.#groups.values()) all.push(...group.members, ...group.leaving);
     return all;
-  }
-
-  #say(group: Group, text: string): void {
-    group.note = text;
-    for (const waiter of [...group.upkeep, ...group.calls]) waiter.onWaiting?.(text);
   }
 
   /** That of the most available instance. */

@@ -1,0 +1,156 @@
+import type { Clock } from '../base/async.ts';
+import type { GatewayError } from '../base/errors.ts';
+import { cancelled } from './connection.ts';
+import type { Lease, LeaseOptions } from './lease.ts';
+
+/** One who waits for an instance. */
+export interface Waiter {
+  /** The session that waits, if it is one. */
+  readonly caller: string | undefined;
+  grant(lease: Lease): void;
+  refuse(error: GatewayError): void;
+}
+
+export interface WaitingLineOptions {
+  server: string;
+  queueTimeoutMs: number;
+  clock: Clock;
+  /** Whether a start is under way that has a bound of its own. */
+  isStarting(): boolean;
+  /** The error of one who waited too long. */
+  overdue(): GatewayError;
+  /** One came (1) or went (-1). */
+  onCount(change: 1 | -1): void;
+  /** Somebody gave up, or waited too long. */
+  onGivenUp(): void;
+}
+
+interface Place extends Waiter {
+  readonly sinceMs: number;
+  readonly onWaiting: ((text: string) => void) | undefined;
+}
+
+/** Those who wait for the same instances, in the order in which they came; each at most for `queueTimeoutMs` beside the time of starts. */
+export class WaitingLine {
+  readonly #options: WaitingLineOptions;
+  readonly #calls = new Set<Place>();
+  readonly #upkeep = new Set<Place>();
+  #note: string | undefined;
+  #startEndedAtMs = 0;
+  #cancelTimer: (() => void) | undefined;
+
+  constructor(options: WaitingLineOptions) {
+    this.#options = options;
+  }
+
+  get calls(): ReadonlySet<Waiter> {
+    return this.#calls;
+  }
+
+  get upkeep(): ReadonlySet<Waiter> {
+    return this.#upkeep;
+  }
+
+  get size(): number {
+    return this.#calls.size + this.#upkeep.size;
+  }
+
+  /** What those who wait were told last, until a start has ended. */
+  get note(): string | undefined {
+    return this.#note;
+  }
+
+  /** Waits for a lease. `serve` is called once the place is taken: it may grant at once. */
+  join(options: LeaseOptions, serve: () => void): Promise<Lease> {
+    const { server, clock, onCount, onGivenUp } = this.#options;
+    const { signal, onWaiting, affinity: caller, purpose } = options;
+    const queue = purpose === 'upkeep' ? this.#upkeep : this.#calls;
+    return new Promise((resolve, reject) => {
+      const leave = () => {
+        if (!queue.delete(place)) return false;
+        signal?.removeEventListener('abort', onAbort);
+        onCount(-1);
+        return true;
+      };
+      const onAbort = () => {
+        if (!leave()) return;
+        reject(cancelled(server, 'the wait for an instance'));
+        onGivenUp();
+      };
+      const place: Place = {
+        caller,
+        sinceMs: clock.now(),
+        onWaiting,
+        grant(lease) {
+          leave();
+          resolve(lease);
+        },
+        refuse(error) {
+          leave();
+          reject(error);
+        },
+      };
+      queue.add(place);
+      onCount(1);
+      signal?.addEventListener('abort', onAbort, { once: true });
+      if (this.#note !== undefined) onWaiting?.(this.#note);
+      serve();
+      if (queue.has(place)) this.#watch();
+    });
+  }
+
+  /** Tells all what they wait for. */
+  say(text: string): void {
+    this.#note = text;
+    for (const place of this.#all()) place.onWaiting?.(text);
+  }
+
+  /** A start has ended, or waits itself: time in the line counts from here. */
+  startEnded(): void {
+    this.#startEndedAtMs = this.#options.clock.now();
+  }
+
+  forgetNote(): void {
+    this.#note = undefined;
+  }
+
+  refuseAll(error: GatewayError): void {
+    for (const place of this.#all()) place.refuse(error);
+  }
+
+  /** Ends its timer. */
+  close(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+  }
+
+  #all(): Place[] {
+    return [...this.#upkeep, ...this.#calls];
+  }
+
+  /** One timer for all, for the first of them. */
+  #watch(): void {
+    if (this.#cancelTimer || this.size === 0) return;
+    const { clock, onGivenUp, overdue } = this.#options;
+    const [call] = this.#calls;
+    const [upkeep] = this.#upkeep;
+    const firsts = [call, upkeep].filter((place) => place !== undefined);
+    const dueMs = Math.min(...firsts.map((place) => this.#deadline(place))) - clock.now();
+    this.#cancelTimer = clock.schedule(
+      () => {
+        this.#cancelTimer = undefined;
+        const now = clock.now();
+        for (const place of this.#all()) if (this.#deadline(place) <= now) place.refuse(overdue());
+        this.#watch();
+        onGivenUp();
+      },
+      Math.max(1, dueMs),
+    );
+  }
+
+  #deadline({ sinceMs }: Place): number {
+    const { queueTimeoutMs, clock, isStarting } = this.#options;
+    const fromMs = isStarting() ? clock.now() : Math.max(sinceMs, this.#startEndedAtMs);
+    return fromMs + queueTimeoutMs;
+  }
+}
