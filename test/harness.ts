@@ -31,6 +31,7 @@ export interface TestGateway extends AsyncDisposable {
   readonly fleet: Fleet;
   readonly catalog: Catalog;
   readonly sessions: Sessions;
+  readonly gateway: Gateway;
   readonly http: HttpServer;
   readonly events: Events;
   readonly folder: string;
@@ -113,6 +114,7 @@ export async function startGateway(options: TestGatewayOptions): Promise<TestGat
     fleet,
     catalog,
     sessions,
+    gateway,
     http,
     events,
     folder,

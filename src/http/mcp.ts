@@ -119,7 +119,8 @@ export class McpEndpoint {
       this.#checkAccepting();
       const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#silence);
       const reply = await this.#options.gateway.request(session, classified.message, stream);
-      return stream.finish(reply);
+      stream.finish(reply === undefined ? [] : [reply]);
+      return;
     }
     this.#take(session, classified);
     outgoing.writeHead(202).end();
@@ -178,7 +179,10 @@ export class McpEndpoint {
         );
       }),
     );
-    stream.finishBatch(replies.filter((reply) => reply !== undefined));
+    stream.finish(
+      replies.filter((reply) => reply !== undefined),
+      true,
+    );
   }
 
   /** Takes what has no answer. */
@@ -240,24 +244,47 @@ export class McpEndpoint {
   }
 }
 
-/** Breaks the silence of answers that take long. One timer for all of them: a call must not cost one. */
+/** What waits in a `Silence`. */
+interface Waiting {
+  previous: Waiting | undefined;
+  next: Waiting | undefined;
+  sinceMs: number;
+  /** Shows the client that its request is worked on. */
+  openEarly(): void;
+}
+
+/**
+ * Breaks the silence of answers that take long, with one timer for all of them: a call must not cost one. A linked list,
+ * because a Map that is filled and emptied all the time keeps what was in it from the garbage collector for a while.
+ */
 class Silence {
   readonly #clock: Clock;
-  /** The oldest first. */
-  readonly #since = new Map<PostStream, number>();
+  #oldest: Waiting | undefined;
+  #newest: Waiting | undefined;
   #isWatching = false;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  begin(stream: PostStream): void {
-    this.#since.set(stream, this.#clock.now());
+  begin(waiting: Waiting): void {
+    waiting.sinceMs = this.#clock.now();
+    waiting.previous = this.#newest;
+    if (this.#newest) this.#newest.next = waiting;
+    else this.#oldest = waiting;
+    this.#newest = waiting;
     if (!this.#isWatching) this.#watch(silenceMs);
   }
 
-  end(stream: PostStream): void {
-    this.#since.delete(stream);
+  /** Doing it twice is done once. */
+  end(waiting: Waiting): void {
+    const { previous, next } = waiting;
+    if (previous) previous.next = next;
+    else if (this.#oldest === waiting) this.#oldest = next;
+    if (next) next.previous = previous;
+    else if (this.#newest === waiting) this.#newest = previous;
+    waiting.previous = undefined;
+    waiting.next = undefined;
   }
 
   #watch(delayMs: number): void {
@@ -268,26 +295,32 @@ class Silence {
   #look(): void {
     this.#isWatching = false;
     const now = this.#clock.now();
-    for (const [stream, sinceMs] of this.#since) {
-      const leftMs = sinceMs + silenceMs - now;
+    for (let oldest = this.#oldest; oldest; oldest = this.#oldest) {
+      const leftMs = oldest.sinceMs + silenceMs - now;
       if (leftMs > 0) {
         this.#watch(leftMs);
         return;
       }
-      this.#since.delete(stream);
-      stream.openEarly();
+      this.end(oldest);
+      oldest.openEarly();
     }
   }
 }
 
 /** The answer to a POST: plain JSON if nothing but the result is to be sent in time, else a stream of events. */
-class PostStream implements Stream {
-  readonly #outgoing: ServerResponse;
+class PostStream implements Stream, Waiting {
+  previous: Waiting | undefined = undefined;
+  next: Waiting | undefined = undefined;
+  sinceMs = 0;
+  /**
+   * undefined once it is answered: what came later has nowhere to go, and who still refers to this stream must not keep a
+   * whole connection from the garbage collector.
+   */
+  #outgoing: ServerResponse | undefined;
   readonly #accepted: Accepted;
   readonly #keeper: StreamKeeper;
   readonly #silence: Silence;
   #isOpen = false;
-  #isFinished = false;
 
   constructor(outgoing: ServerResponse, accepted: Accepted, keeper: StreamKeeper, silence: Silence) {
     this.#outgoing = outgoing;
@@ -298,79 +331,58 @@ class PostStream implements Stream {
   }
 
   send(message: Message): boolean {
-    // What comes after the answer has nowhere to go.
-    if (!this.#accepted.sse || this.#isFinished) return false;
-    this.#open();
-    return this.#keeper.write(this.#outgoing, eventOf(textOf(message)));
+    const outgoing = this.#outgoing;
+    if (!outgoing || outgoing.destroyed || !this.#accepted.sse) return false;
+    if (!this.#isOpen) this.#open(outgoing);
+    return this.#keeper.write(outgoing, eventOf(textOf(message)));
   }
 
   end(): void {
-    this.#keeper.end(this.#outgoing);
+    this.finish([]);
   }
 
-  /** The last message, undefined where there is none because the client cancelled its request. */
-  finish(reply: Reply | undefined): void {
+  /** The last messages: one, those of a batch, or none because the client cancelled its request. */
+  finish(replies: Reply[], isBatch = false): void {
+    const outgoing = this.#outgoing;
+    this.#outgoing = undefined;
     this.#silence.end(this);
-    this.#isFinished = true;
-    if (this.#outgoing.destroyed) return;
-    if (reply === undefined && this.#accepted.sse) this.#open();
-    if (this.#isOpen) this.#finishOpen(reply === undefined ? [] : [reply]);
-    else if (reply === undefined) this.#finishSilently();
-    else if (this.#accepted.json) this.#answer(textOf(reply));
-    else {
-      this.#open();
-      this.#finishOpen([reply]);
-    }
-  }
-
-  finishBatch(replies: Reply[]): void {
-    if (replies.length === 0) {
-      this.finish(undefined);
+    if (!outgoing || outgoing.destroyed) return;
+    const { json, sse } = this.#accepted;
+    if (this.#isOpen || !json || (sse && replies.length === 0)) {
+      if (!this.#isOpen) this.#open(outgoing);
+      this.#keeper.end(outgoing, replies.map((reply) => eventOf(textOf(reply))).join(''));
       return;
     }
-    this.#silence.end(this);
-    this.#isFinished = true;
-    if (this.#outgoing.destroyed) return;
-    if (!this.#accepted.json) this.#open();
-    if (this.#isOpen) this.#finishOpen(replies);
-    else this.#answer(`[${replies.map(textOf).join(',')}]`);
+    if (replies.length === 0) {
+      // For a client that reads JSON alone: an empty answer, as nothing of it is read any more.
+      if (!outgoing.headersSent) outgoing.writeHead(204);
+      this.#keeper.end(outgoing);
+      return;
+    }
+    const text = isBatch ? `[${replies.map(textOf).join(',')}]` : textOf(replies[0]!);
+    if (!outgoing.headersSent) writeJsonHead(outgoing, 200, text);
+    this.#keeper.end(outgoing, text);
   }
 
-  /** For a client that reads JSON alone: an empty answer, as nothing of it is read any more. */
-  #finishSilently(): void {
-    if (!this.#outgoing.headersSent) this.#outgoing.writeHead(204);
-    this.#outgoing.end();
-  }
-
-  #answer(text: string): void {
-    if (!this.#outgoing.headersSent) writeJsonHead(this.#outgoing, 200, text);
-    this.#keeper.end(this.#outgoing, text);
-  }
-
-  #finishOpen(replies: Reply[]): void {
-    this.#keeper.end(this.#outgoing, replies.map((reply) => eventOf(textOf(reply))).join(''));
-  }
-
-  #open(): void {
-    if (this.#isOpen || this.#outgoing.destroyed) return;
-    this.#isOpen = true;
-    this.#outgoing.writeHead(200, sseHeaders);
-    this.#outgoing.flushHeaders();
-    this.#keeper.keep(this.#outgoing, ': keep-alive\n\n');
-  }
-
-  /** Shows the client that its request is worked on. */
   openEarly(): void {
-    if (this.#isOpen || this.#outgoing.headersSent || this.#outgoing.destroyed) return;
+    const outgoing = this.#outgoing;
+    if (!outgoing || this.#isOpen || outgoing.destroyed) return;
     if (this.#accepted.sse) {
-      this.#open();
-      this.#keeper.write(this.#outgoing, ': working\n\n');
+      this.#open(outgoing);
+      this.#keeper.write(outgoing, ': working\n\n');
       return;
     }
     // JSON may begin with white space, so a client that knows nothing else is kept waiting as well.
-    this.#outgoing.writeHead(200, { 'content-type': 'application/json' });
-    this.#keeper.write(this.#outgoing, ' ');
-    this.#keeper.keep(this.#outgoing, ' ');
+    outgoing.writeHead(200, { 'content-type': 'application/json' });
+    this.#keeper.write(outgoing, ' ');
+    this.#keeper.keep(outgoing, ' ');
+  }
+
+  #open(outgoing: ServerResponse): void {
+    this.#isOpen = true;
+    outgoing.writeHead(200, sseHeaders);
+    outgoing.flushHeaders();
+    this.#keeper.keep(outgoing, ': keep-alive\n\n');
   }
 }
 

@@ -104,6 +104,20 @@ describe('the keeper of streams', () => {
     expect(bytes).toBeGreaterThan(20 * 1024 * 1024);
   });
 
+  it('holds on to nothing that is answered', async () => {
+    const keeper = new StreamKeeper(new RoundClock());
+    const { outgoing } = await openAnswer();
+    keeper.keep(outgoing, ': keep-alive\n\n');
+    keeper.end(outgoing, 'data: short\n\n');
+    expect(keeper.size).toBe(0);
+    const { outgoing: long, reader } = await openAnswer();
+    keeper.end(long, 'x'.repeat(20 * 1024 * 1024));
+    expect(keeper.size).toBe(1);
+    reader.resume();
+    await once(long, 'finish');
+    expect(keeper.size).toBe(0);
+  });
+
   it('drops a reader that takes nothing of an answer’s rest for minutes', async () => {
     const clock = new RoundClock();
     const keeper = new StreamKeeper(clock);

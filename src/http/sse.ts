@@ -5,6 +5,8 @@ import { type Clock, systemClock } from '../base/async.ts';
 const keepAliveMs = 15_000;
 /** Bytes that may wait for a reader, beside the message being written. One that is further behind is dropped. */
 const maxBacklogBytes = 8 * 1024 * 1024;
+/** What is left of an answer that needs no watching. */
+const unwatchedBytes = 64 * 1024;
 /** A reader that takes nothing for this many keep-alives is dropped. */
 const maxStalledRounds = 8;
 
@@ -57,8 +59,11 @@ export class StreamKeeper {
   end(outgoing: ServerResponse, text?: string): void {
     if (outgoing.destroyed || outgoing.writableEnded) return;
     outgoing.end(text);
-    if (outgoing.writableLength > 0) this.#watch(outgoing, undefined);
-    else this.#watched.delete(outgoing);
+    this.#watched.delete(outgoing);
+    // Less than this the system takes at once; to hold on to every answer would keep it from the garbage collector.
+    if (outgoing.writableLength <= unwatchedBytes) return;
+    this.#watch(outgoing, undefined);
+    outgoing.once('finish', () => this.#watched.delete(outgoing));
   }
 
   close(): void {
