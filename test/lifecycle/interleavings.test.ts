@@ -70,6 +70,7 @@ async function play(
   settings: ServerSettings,
   gateway: { maxInstances?: number },
   slowSends: boolean,
+  end: 'rest' | 'drain' | 'kill',
   steps: Step[],
 ) {
   const gates: Gate[] = [];
@@ -218,8 +219,23 @@ async function play(
     check();
   }
 
-  // From here on everything goes well, and so everybody must get an answer.
   isOver = true;
+  if (end !== 'rest') {
+    const ended = end === 'kill' ? fleet.kill() : fleet.drain(5000);
+    for (let round = 0; round < 20; round += 1) {
+      for (const { open } of gates.splice(0)) open.resolve();
+      await clock.pass(2000);
+    }
+    await ended;
+    for (const lease of leases.splice(0)) lease.release();
+    await settle();
+    expect([...unsettled], 'calls without an answer').toEqual([]);
+    expect(runtime.running).toEqual([]);
+    expect(clock.pending, 'timers').toBe(0);
+    return;
+  }
+
+  // From here on everything goes well, and so everybody must get an answer.
   for (let round = 0; round < 40; round += 1) {
     for (const { open } of gates.splice(0)) open.resolve();
     await settle();
@@ -264,8 +280,11 @@ describe('whatever the order of events', () => {
     'all promises are kept with %s',
     async (_name, settings, gateway) => {
       await fc.assert(
-        fc.asyncProperty(fc.boolean(), steps, (slowSends, order) =>
-          play(settings, gateway, slowSends, order),
+        fc.asyncProperty(
+          fc.boolean(),
+          fc.constantFrom('rest' as const, 'rest' as const, 'drain' as const, 'kill' as const),
+          steps,
+          (slowSends, end, order) => play(settings, gateway, slowSends, end, order),
         ),
         { numRuns: runs },
       );
