@@ -284,7 +284,7 @@ export class Connection {
   /** A line is too long already. With one call in flight it is that call's, which need not wait for the line's end. */
   overflow(bytes: number, head: string): void {
     if (this.#isClosed || isNoAnswer(head)) return;
-    const [pending, other] = [...this.#pending.values()].filter(({ kind }) => kind !== 'own');
+    const [pending, other] = this.#likelyAnswered();
     if (!pending || other) return;
     this.#isOverflowTold = true;
     this.#giveUp(pending, this.#tooLarge(bytes));
@@ -575,12 +575,19 @@ export class Connection {
       this.#remove(named);
       named.reject(this.#tooLarge(noise.bytes));
     } else if (noise.id === undefined && !isNoAnswer(noise.text)) {
-      for (const pending of this.#pending.values()) this.#suspects.add(pending);
+      for (const pending of this.#likelyAnswered()) this.#suspects.add(pending);
       this.#droppedAnswers += 1;
     }
     this.#judgeSuspects(noise.bytes);
     // It may be a line that never ends.
     if (this.#isReady) this.#checkLife(this.#tooLarge(noise.bytes));
+  }
+
+  /** Requests that a line too long may answer: clients' calls; without any, those of upkeep, whose answers are lists. */
+  #likelyAnswered(): Pending[] {
+    const all = [...this.#pending.values()];
+    const calls = all.filter(({ kind }) => kind === 'call');
+    return calls.length > 0 ? calls : all.filter(({ kind }) => kind === 'upkeep');
   }
 
   /** When as many calls are left as answers were dropped, those are the ones. */

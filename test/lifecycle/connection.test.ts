@@ -652,6 +652,17 @@ describe('a server that writes too much', () => {
     expect(await Promise.all([a.outcome, b.outcome, later.outcome])).toHaveLength(3);
   });
 
+  it('suspects no upkeep while a client waits', async () => {
+    const c = await conversation();
+    using upkeep = await c.fleet.lease('files', { purpose: 'upkeep' });
+    const list = upkeep.call({ method: 'tools/list' });
+    const { outcome } = await c.send();
+    c.instance.writesNoise('xxxx', 100_000_000, 'oversize');
+    expect((await rejection(outcome)).code).toBe('message_too_large');
+    c.instance.answer(c.instance.open[0]!, { tools: [] });
+    expect(await list).toEqual({ result: { tools: [] } });
+  });
+
   it('loses no call to a notification that was too long', async () => {
     const c = await conversation();
     const { outcome, request } = await c.send();
