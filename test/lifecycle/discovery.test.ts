@@ -1,0 +1,105 @@
+import { describe, expect, it } from 'vitest';
+import { Discovery } from '../../src/lifecycle/discovery.ts';
+import type { Params } from '../../src/protocol/jsonrpc.ts';
+import { rejection, scriptedFleet } from './fixtures.ts';
+import { settle } from './held-clock.ts';
+
+type Answer = { result: Params } | { error: { code: number; message: string } } | 'nothing' | 'death';
+
+/** A discovery of one server that answers lists as told; notes what it was asked. */
+function discoveryOf(capabilities: Params, answer: (method: string, cursor: unknown) => Answer) {
+  const asked: string[] = [];
+  const made = scriptedFleet(undefined, {
+    script: {
+      capabilities,
+      onRequest(instance, { id, method, params }) {
+        asked.push(`${method} ${params?.cursor ?? ''}`.trim());
+        const given = answer(method, params?.cursor);
+        if (given === 'death') instance.dies();
+        else if (given !== 'nothing') instance.says({ jsonrpc: '2.0', id, ...given });
+      },
+    },
+  });
+  const discovery = new Discovery({ fleet: made.fleet, clock: made.clock });
+  return { ...made, asked, read: () => discovery.read('files', new AbortController().signal) };
+}
+
+const empty: Answer = { result: {} };
+const missing: Answer = { error: { code: -32601, message: 'Method not found' } };
+
+describe('discovery', () => {
+  it('reads every page of what the server declares, and nothing else', async () => {
+    const d = discoveryOf({ tools: {}, prompts: {} }, (method, cursor) =>
+      method === 'tools/list' && cursor === undefined
+        ? { result: { tools: [{ name: 'a' }], nextCursor: 'two' } }
+        : { result: { tools: [{ name: 'b', odd: true }], prompts: [] } },
+    );
+    expect(await d.read()).toMatchObject({
+      tools: [{ name: 'a' }, { name: 'b', odd: true }],
+      resources: [],
+      resourceTemplates: [],
+      prompts: [],
+      serverInfo: { name: 'files' },
+    });
+    expect(d.asked).toEqual(['tools/list', 'tools/list two', 'prompts/list']);
+    await settle();
+    expect(d.runtime.running).toEqual([]);
+  });
+
+  it('tries tools where nothing is declared, and takes a missing method for an empty list', async () => {
+    const silent = discoveryOf({}, () => ({ result: { tools: [{ name: 'a' }] } }));
+    expect((await silent.read()).tools).toEqual([{ name: 'a' }]);
+    const bare = discoveryOf({ tools: {}, resources: {} }, () => missing);
+    expect(await bare.read()).toMatchObject({ tools: [], resources: [], resourceTemplates: [] });
+    expect(bare.asked).toEqual(['tools/list', 'resources/list', 'resources/templates/list']);
+  });
+
+  it('ends with a server that leads it in a circle, or never ends its list', async () => {
+    const circle = discoveryOf({ tools: {} }, (_method, cursor) => ({
+      result: { tools: [{ name: `${cursor}` }], nextCursor: cursor === 'a' ? 'b' : 'a' },
+    }));
+    expect((await circle.read()).tools).toHaveLength(3);
+    let page = 0;
+    const endless = discoveryOf({ tools: {} }, () => ({ result: { tools: [], nextCursor: `${++page}` } }));
+    const error = await rejection(endless.read());
+    expect(error.code).toBe('discovery_failed');
+    expect(error.message).toMatch(/files.*1000 pages.*tools\/list/);
+  });
+
+  it('says which list failed and how', async () => {
+    const failing = discoveryOf({ tools: {} }, () => ({ error: { code: -32603, message: 'no API key' } }));
+    expect((await rejection(failing.read())).message).toMatch(/files.*tools\/list.*no API key.*-32603/);
+    const odd = discoveryOf({ tools: {} }, () => ({ result: { tools: 'none' } }));
+    expect((await rejection(odd.read())).message).toMatch(/files.*tools\/list.*list of tools/);
+    const slow = discoveryOf({ tools: {} }, () => 'nothing');
+    const late = rejection(slow.read());
+    await slow.clock.pass(60_000);
+    expect((await late).message).toMatch(/files.*tools\/list.*60 s/);
+    const dying = discoveryOf({ tools: {} }, () => 'death');
+    expect((await rejection(dying.read())).code).toBe('instance_crashed');
+    expect((await discoveryOf({ tools: {} }, () => empty).read()).tools).toEqual([]);
+  });
+
+  it('serves calls with its instance, which then stays', async () => {
+    let answerLists: (() => void) | undefined;
+    const made = scriptedFleet(undefined, {
+      script: {
+        onRequest(instance, request) {
+          if (request.method !== 'tools/list') instance.answer(request, {});
+          else answerLists = () => instance.answer(request, { tools: [] });
+        },
+      },
+    });
+    const reading = new Discovery({ fleet: made.fleet, clock: made.clock }).read(
+      'files',
+      new AbortController().signal,
+    );
+    await settle();
+    expect(await made.fleet.call('files', { method: 'tools/call' })).toEqual({ result: {} });
+    answerLists!();
+    await reading;
+    await settle();
+    expect(made.runtime.instances).toHaveLength(1);
+    expect(made.runtime.running).toHaveLength(1);
+  });
+});
