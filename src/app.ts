@@ -68,7 +68,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     return fallsBack(server) ? fallback : docker;
   };
   const sandboxOf = (server: ServerConfig): string =>
-    runtimeFor(server).kind === 'docker' ? 'container' : 'none: runs as a plain process';
+    runtimeFor(server).kind === 'docker' ? 'container' : 'none';
 
   const store = new FileStore(state.path('store'), clock);
   const fleet = new Fleet({ config, runtimeFor, events, version, clock, store });
@@ -176,6 +176,8 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     async drain() {
       const { drainTimeoutMs } = config.gateway;
       await close(async () => {
+        // Nobody waits for what is only being discovered.
+        await catalog.close();
         // New calls are refused from now on; those under way get their answers before connections close.
         await Promise.all([fleet.drain(drainTimeoutMs), http.drain(AbortSignal.timeout(drainTimeoutMs))]);
       });
@@ -221,9 +223,7 @@ function notesOf(
   );
   const names = (some: ServerConfig[]) => some.map(({ name }) => name).join(', ');
   return [
-    ...(engine?.reachable === false
-      ? [`No container engine: ${engine.text}. ${engine.hint ?? ''}`.trim()]
-      : []),
+    ...(engine?.reachable === false ? [`${engine.text} ${engine.hint ?? ''}`.trim()] : []),
     ...(plain.length > 0 ? [`Without a sandbox, as plain processes: ${names(plain)}`] : []),
     ...(stranded.length > 0 ? [`Waiting for an engine: ${names(stranded)}`] : []),
   ];

@@ -43,11 +43,12 @@ export async function servers(options: RemoteOptions): Promise<ExitCode> {
     server.name,
     server.type,
     server.state,
+    server.sandbox ?? '-',
     String(server.instances.length),
     String(server.tools ?? '-'),
     firstLine(server.last_error?.message),
   ]);
-  print(table(['SERVER', 'TYPE', 'STATE', 'INSTANCES', 'TOOLS', 'LAST ERROR'], rows));
+  print(table(['SERVER', 'TYPE', 'STATE', 'SANDBOX', 'INSTANCES', 'TOOLS', 'LAST ERROR'], rows));
   return 0;
 }
 

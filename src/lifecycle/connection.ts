@@ -62,6 +62,8 @@ const floodPerSecond = 2000;
 const floodLineBytes = 4096;
 /** Given up calls that are remembered. */
 const maxGhosts = 10_000;
+/** A server that was told to stop working on a call has done so by then. Most never answer such a call, as the specification asks. */
+const ghostMs = 10_000;
 /** Messages between the start of an instance and the moment when it can be written to. */
 const maxEarlyMessages = 1000;
 /** The end of `initialize` by cancellation is forbidden (specification, basic, utilities, cancellation). */
@@ -398,7 +400,7 @@ export class Connection {
 
   #remember({ id, caller }: Pending): void {
     if (this.#ghosts.size >= maxGhosts) this.#ghosts.delete(this.#ghosts.keys().next().value!);
-    this.#ghosts.set(id, { caller, untilMs: this.#clock.now() + this.#server.timeouts.callMs });
+    this.#ghosts.set(id, { caller, untilMs: this.#clock.now() + ghostMs });
   }
 
   #notSent(pending: Pending, error: unknown): void {

@@ -83,7 +83,7 @@ it('gives a server no way to its own gateway: not by name, not by the bridge, no
   await using client = await connect(gateway.url);
   const { port } = new URL(gateway.url);
   const network = await engine.getNetwork('mcp-network').inspect();
-  const bridge = network.IPAM.Config[0].Gateway as string;
+  const bridge = network.IPAM?.Config?.[0]?.Gateway as string;
   for (const host of ['localhost', '127.0.0.1', 'mcp-gateway', 'host.docker.internal', bridge]) {
     for (const forged of [undefined, `localhost:${port}`]) {
       const answer = await client.text('one__http_get', {

@@ -54,6 +54,14 @@ export async function networkLacks(engine: Engine): Promise<string[]> {
   }
 }
 
+/** The packet size that the engine was told for its own bridge: a network that is made later does not take it over by itself. */
+async function uplinkMtu(engine: Engine): Promise<Record<string, string>> {
+  const option = 'com.docker.network.driver.mtu';
+  const bridge = await engine.call((docker) => docker.getNetwork('bridge').inspect()).catch(() => undefined);
+  const mtu: string | undefined = bridge?.Options?.[option];
+  return mtu ? { [option]: mtu } : {};
+}
+
 async function createDefault(
   engine: Engine,
   { gatewayId, signal }: { gatewayId: string; signal?: AbortSignal },
@@ -73,7 +81,7 @@ async function createDefault(
     );
   let id: string | undefined;
   try {
-    id = (await create(isolation)).id;
+    id = (await create({ ...isolation, ...(await uplinkMtu(engine)) })).id;
   } catch (error) {
     if (isTaken(error)) return;
     // Podman knows no such option.
