@@ -35,8 +35,8 @@ export interface App extends AsyncDisposable {
   readonly gatewayId: string;
   /** Binds the port, removes what an earlier run left, and has unknown servers discovered in the background. */
   start(): Promise<void>;
-  /** Resolves when every enabled server is known or has failed. */
-  discovered(): Promise<{ servers: number; tools: number; failed: string[] }>;
+  /** Resolves when every enabled server is known or has failed; undefined when the gateway ends before that. */
+  discovered(): Promise<{ servers: number; tools: number; failed: string[] } | undefined>;
   /** What a person should know of how servers run here, one sentence each. */
   notes(): string[];
   /** Finishes what runs within `gateway.drain_timeout`, then ends. */
@@ -165,6 +165,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     },
     async discovered() {
       await Promise.all(enabled.map(({ name }) => settled(name)));
+      if (closing.signal.aborted) return undefined;
       const statuses = enabled.map(({ name }) => ({ name, ...catalog.status(name) }));
       return {
         servers: statuses.filter(({ state }) => state === 'known').length,

@@ -60,6 +60,7 @@ export async function start(options: StartOptions): Promise<ExitCode> {
   for (const line of app.notes()) progress.print(line);
 
   void app.discovered().then((summary) => {
+    if (!summary) return;
     progress.stop();
     for (const line of banner(summary, origin)) progress.print(line);
   });
