@@ -1,8 +1,11 @@
 import { Writable } from 'node:stream';
 import winston from 'winston';
+import { printable } from '../base/printable.ts';
 import type { Events } from './events.ts';
 
+/** How much is logged: this level and those before it. */
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
+/** What a log line tells beside its message; undefined ones are left out. */
 export type Fields = Record<string, string | number | boolean | undefined>;
 
 /** What the rest of the gateway logs through. */
@@ -28,15 +31,8 @@ function formatLine({ level, message, timestamp, ...fields }: winston.Logform.Tr
   const pairs = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
     .map(([key, value]) => `${key}=${/[\s"=]/.test(String(value)) ? JSON.stringify(value) : value}`);
-  return neutralise([timestamp, level.toUpperCase().padEnd(5), message, ...pairs].join(' '));
-}
-
-/** Text with every control character made visible, so that nothing logged can forge a line or move the cursor. */
-export function neutralise(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) =>
-    character === '\t' ? ' ' : `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
-  );
+  // Nothing logged may forge a line or move the cursor.
+  return printable([timestamp, level.toUpperCase().padEnd(5), message, ...pairs].join(' '));
 }
 
 /** Writes the events that a person watching the gateway wants to see. */
