@@ -40,16 +40,10 @@ export interface GatewayProcessOptions {
 export async function startGateway(options: GatewayProcessOptions): Promise<GatewayProcess> {
   const folder = options.folder ?? (await temporaryFolder());
   await writeFile(join(folder, 'servers.yaml'), options.config);
-  const args = [
-    main,
-    'start',
-    '--config',
-    join(folder, 'servers.yaml'),
-    '--port',
-    '0',
-    ...(options.args ?? []),
-  ];
-  const child = spawn(process.execPath, args, {
+  const [command, ...first] = options.program ?? [process.execPath, main];
+  const config = join(folder, 'servers.yaml');
+  const args = [...first, 'start', '--config', config, '--port', '0', ...(options.args ?? [])];
+  const child = spawn(command, args, {
     cwd: folder,
     env: { ...process.env, LOG_LEVEL: 'debug', ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],
