@@ -87,7 +87,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     catalog,
     fleet,
     sessions,
-    readSnapshot: (server, affinity) => discovery.read(server, closing.signal, affinity),
+    readSnapshot: (server, affinity) => discovery.read(server, closing.signal, { affinity, wake: false }),
     events,
     version,
     clock,

@@ -77,7 +77,8 @@ export async function startGateway(options: TestGatewayOptions): Promise<TestGat
     catalog,
     fleet,
     sessions,
-    readSnapshot: (server, affinity) => discovery.read(server, new AbortController().signal, affinity),
+    readSnapshot: (server, affinity) =>
+      discovery.read(server, new AbortController().signal, { affinity, wake: false }),
     events,
     version: '0.0.0-test',
   });

@@ -26,7 +26,7 @@ export class Reader {
   readonly #options: ReaderOptions;
   readonly #settled = deferred<void>();
   readonly #retryBackoff = new Backoff();
-  // Some servers announce a change at every start, and reading starts them: the pace keeps that from going round for ever.
+  // Some servers announce changes without end: the pace keeps them from being read without end.
   readonly #changeBackoff = new Backoff(50, 600_000);
   #changeDelayMs = 0;
   #lastReadEndedAtMs = Number.NEGATIVE_INFINITY;
@@ -35,7 +35,9 @@ export class Reader {
   #failure: { error: GatewayError; atMs: number } | undefined;
   #retry: { atMs: number; run(): void; cancel(): void } | undefined;
   #reading: Promise<void> | undefined;
-  #readAgain = false;
+  #again: { wake: boolean } | undefined;
+  /** The server has announced a change that no read has taken up yet. */
+  #hasChanged = false;
   #announcedChange: Promise<void> | undefined;
 
   constructor(options: ReaderOptions) {
@@ -52,7 +54,7 @@ export class Reader {
 
   /** Never seen, or seen with another configuration: its lists are read in the background. */
   discover(): void {
-    void this.#read({ inSlot: true });
+    void this.#read({ wake: true, inSlot: true });
   }
 
   /** Its lists are known; they are read again in the background when something else would run now. */
@@ -73,10 +75,14 @@ export class Reader {
   /** Resolves, whatever comes of it, when lists that were read after this call are known or have failed. */
   refresh(cause: RefreshCause): Promise<void> {
     if (this.#options.signal.aborted) return Promise.resolve();
-    if (cause === 'changed') return this.#readAfterChange();
+    if (cause === 'changed') {
+      this.#hasChanged = true;
+      return this.#readAfterChange();
+    }
     // The instance that has started was most likely started by the very read that is under way.
     if (cause === 'started' && this.#reading) return this.#reading;
-    return this.#readNowOrAgain();
+    // Only a person's wish is worth a start: the next one that a call brings about reads the lists anyway.
+    return this.#readNowOrAgain({ wake: cause === 'asked' });
   }
 
   /** Retries at once, if the last failure was of this kind. */
@@ -115,15 +121,15 @@ export class Reader {
     return this.#retry?.atMs;
   }
 
-  #readNowOrAgain(): Promise<void> {
-    if (!this.#reading) return this.#read();
-    this.#readAgain = true;
+  #readNowOrAgain({ wake }: { wake: boolean }): Promise<void> {
+    if (!this.#reading) return this.#read({ wake });
+    this.#again = { wake: wake || this.#again?.wake === true };
     return this.#reading;
   }
 
   #readAfterChange(): Promise<void> {
     this.#announcedChange ??= this.#awaitPace()
-      .then(() => this.#readNowOrAgain())
+      .then(() => (this.#hasChanged ? this.#readNowOrAgain({ wake: false }) : undefined))
       .catch(() => {});
     return this.#announcedChange;
   }
@@ -131,6 +137,10 @@ export class Reader {
   async #awaitPace(): Promise<void> {
     const { clock, signal } = this.#options;
     await this.#reading;
+    if (!this.#hasChanged) {
+      this.#announcedChange = undefined;
+      return;
+    }
     const quietMs = clock.now() - this.#lastReadEndedAtMs;
     if (quietMs > 10 * this.#changeDelayMs) this.#changeBackoff.succeed();
     this.#changeDelayMs = this.#changeBackoff.fail();
@@ -141,7 +151,7 @@ export class Reader {
     }
   }
 
-  #read(options: { inSlot?: boolean } = {}): Promise<void> {
+  #read(options: { wake: boolean; inSlot?: boolean }): Promise<void> {
     this.#retry?.cancel();
     this.#reading ??= this.#readUntilCurrent(options).finally(() => {
       this.#reading = undefined;
@@ -150,24 +160,32 @@ export class Reader {
     return this.#reading;
   }
 
-  async #readUntilCurrent({ inSlot = false }): Promise<void> {
+  async #readUntilCurrent({ wake, inSlot = false }: { wake: boolean; inSlot?: boolean }): Promise<void> {
     const { slots, signal } = this.#options;
-    do {
-      this.#readAgain = false;
+    for (let next: { wake: boolean } | undefined = { wake }; next && !signal.aborted; next = this.#again) {
+      this.#again = undefined;
+      const read = () => this.#readOnce(next!.wake);
       try {
-        await (inSlot ? slots.run(() => this.#readOnce(), signal) : this.#readOnce());
+        await (inSlot ? slots.run(read, signal) : read());
       } catch (error) {
         if (signal.aborted) return;
         this.#fail(error, () => this.discover());
       }
-    } while (this.#readAgain && !signal.aborted);
+    }
   }
 
-  async #readOnce(): Promise<void> {
+  async #readOnce(wake: boolean): Promise<void> {
     const { server, source, events, clock, signal, onRead } = this.#options;
     const startedAtMs = clock.now();
     events.emit('discovery.started', { server });
-    const snapshot = await source.read(server, signal);
+    this.#hasChanged = false;
+    const hasChanged = () => {
+      const changed = this.#hasChanged;
+      this.#hasChanged = false;
+      return changed;
+    };
+    const snapshot = await source.read(server, signal, { wake, hasChanged });
+    if (!snapshot) return;
     // Unknown is allowed: then the lists are read once more at the next start.
     const digest = await source.digest(server, signal).catch(() => undefined);
     signal.throwIfAborted();
@@ -187,7 +205,7 @@ export class Reader {
     try {
       const digest = await slots.run(() => source.digest(server, signal), signal);
       this.#succeed();
-      if (digest !== this.#digest) await this.#read({ inSlot: true });
+      if (digest !== this.#digest) await this.#read({ wake: true, inSlot: true });
     } catch (error) {
       if (signal.aborted) return;
       const reason = asFailure(error, server);

@@ -19,6 +19,16 @@ export interface Snapshot {
 export interface SnapshotSource {
   /** What would run now; part of the key under which a snapshot is kept. Does not start anything. */
   digest(server: string, signal: AbortSignal): Promise<string>;
-  /** Reads every page of every list, starting the server when it does not run. Throws GatewayError. */
-  read(server: string, signal: AbortSignal): Promise<Snapshot>;
+  /** Reads every page of every list. undefined: it was not to be woken, and nothing runs. Throws GatewayError. */
+  read(server: string, signal: AbortSignal, options: ReadOptions): Promise<Snapshot | undefined>;
+}
+
+export interface ReadOptions {
+  /** Whether the server is started when it does not run. */
+  wake: boolean;
+  /**
+   * Whether the server has announced a change since this was last asked. Asked before the instance is let go: what has changed
+   * meanwhile is read again from the same one.
+   */
+  hasChanged(): boolean;
 }

@@ -73,7 +73,7 @@ export interface GatewayOptions {
   fleet: GatewayFleet;
   sessions: Sessions;
   /** Reads every list of a session's own instance. */
-  readSnapshot(server: string, affinity: string): Promise<Snapshot>;
+  readSnapshot(server: string, affinity: string): Promise<Snapshot | undefined>;
   events: Events;
   version: string;
   clock?: Clock;
@@ -643,7 +643,7 @@ export class Gateway implements InstanceListener {
     const { session } = conversation;
     try {
       const snapshot = await this.#readSnapshot(server, session.id);
-      if (!session.ended) this.#catalog.setSessionSnapshot(session.id, server, snapshot);
+      if (snapshot && !session.ended) this.#catalog.setSessionSnapshot(session.id, server, snapshot);
     } catch {
       // It ended meanwhile, and its lists with it; the client is told all the same and asks again.
     }

@@ -17,11 +17,22 @@ export interface Reading extends Handshake {
   prompts: Entry[];
 }
 
+export interface ReadOptions {
+  /** Whether the server is started when it does not run; true unless given. */
+  wake?: boolean;
+  /** Whose instance, where sessions have their own. */
+  affinity?: string;
+  /** Whether the server has announced a change since this was last asked. */
+  hasChanged?(): boolean;
+}
+
 /** No real server comes near; one that never ends its list must not fill memory. */
 const maxPages = 1000;
 const maxEntries = 20_000;
 const pageTimeoutMs = 60_000;
 const attempts = 3;
+/** Of one instance that announces changes while its lists are read. */
+const maxRereads = 3;
 const methodNotFound = -32601;
 
 /** Reads what servers offer, starting them when they do not run; the catalog's `SnapshotSource`. */
@@ -39,11 +50,18 @@ export class Discovery {
     return this.#fleet.digest(server, signal);
   }
 
-  /** Every page of every list that the server declares; with `affinity`, those of that session. Rejects with GatewayError. */
-  async read(server: string, signal: AbortSignal, affinity?: string): Promise<Reading> {
+  /** Every page of every list that the server declares; undefined where nothing runs and nothing is to be woken. Rejects with GatewayError. */
+  read(server: string, signal: AbortSignal, options?: ReadOptions & { wake?: true }): Promise<Reading>;
+  read(server: string, signal: AbortSignal, options: ReadOptions): Promise<Reading | undefined>;
+  async read(
+    server: string,
+    signal: AbortSignal,
+    { wake = true, affinity, hasChanged = () => false }: ReadOptions = {},
+  ): Promise<Reading | undefined> {
     for (let attempt = 1; ; attempt += 1) {
+      if (!wake && !this.#fleet.isReady(server, affinity)) return undefined;
       try {
-        return await this.#readOnce(server, signal, affinity);
+        return await this.#readOnce(server, signal, affinity, hasChanged);
       } catch (error) {
         // Its instance ended in between; to read is safe to repeat.
         if (!(error instanceof NotWritten)) throw error;
@@ -52,8 +70,21 @@ export class Discovery {
     }
   }
 
-  async #readOnce(server: string, signal: AbortSignal, affinity: string | undefined): Promise<Reading> {
+  async #readOnce(
+    server: string,
+    signal: AbortSignal,
+    affinity: string | undefined,
+    hasChanged: () => boolean,
+  ): Promise<Reading> {
     using lease = await this.#fleet.lease(server, { purpose: 'upkeep', affinity, signal });
+    let reading = await this.#readAll(server, lease, signal);
+    for (let again = 0; again < maxRereads && hasChanged(); again += 1) {
+      reading = await this.#readAll(server, lease, signal);
+    }
+    return reading;
+  }
+
+  async #readAll(server: string, lease: Lease, signal: AbortSignal): Promise<Reading> {
     const { handshake } = lease;
     const { capabilities } = handshake;
     // Servers that declare nothing at all answer tools/list more often than not.

@@ -171,6 +171,11 @@ export class Fleet {
     return this.#poolOf(server).status();
   }
 
+  /** Whether an instance runs that could answer at once; a session's own, where sessions have their own. */
+  isReady(server: string, affinity?: string): boolean {
+    return this.#poolOf(server).isReady(affinity);
+  }
+
   /** Reads how much memory a server's instances use; `status` has it then. */
   async measure(server: string): Promise<void> {
     await this.#poolOf(server).measure();

@@ -153,6 +153,12 @@ export class Pool {
     return prepared.digest;
   }
 
+  /** Whether an instance could answer at once. */
+  isReady(affinity: string | undefined): boolean {
+    const group = this.#groups.get(this.#server.isolation === 'session' ? affinity : undefined);
+    return group?.members.some(({ state }) => state === 'ready') ?? false;
+  }
+
   /** Rejects with GatewayError. */
   lease(options: LeaseOptions): Promise<Lease> {
     const refusal = this.#refusal();

@@ -452,6 +452,35 @@ describe('reading again', () => {
     expect(changes.length).toBeLessThan(25);
   });
 
+  it('is read again from the instance that announced it, before that is let go', async () => {
+    const { catalog, source } = await known();
+    const seen: boolean[] = [];
+    source.read = async (_server, _signal, { wake, hasChanged }) => {
+      expect(wake).toBe(true);
+      void catalog.refresh('a', 'changed');
+      seen.push(hasChanged(), hasChanged());
+      return snapshotOf({ toolNames: ['two'] });
+    };
+    await catalog.refresh('a', 'asked');
+    await pass(10_000);
+    expect(seen).toEqual([true, false]);
+    expect(namesOf(await catalog.list('tools', 'a'))).toEqual(['two']);
+  });
+
+  it('starts nothing: neither a change nor an instance that has gone again is worth that', async () => {
+    const { catalog, source } = await known();
+    const woken: boolean[] = [];
+    source.read = async (_server, _signal, { wake }) => {
+      woken.push(wake);
+      return undefined;
+    };
+    await Promise.all([catalog.refresh('a', 'changed'), pass(1000)]);
+    await catalog.refresh('a', 'started');
+    expect(woken).toEqual([false, false]);
+    expect(namesOf(await catalog.list('tools', 'a'))).toEqual(['one']);
+    expect(catalog.status('a')).toMatchObject({ state: 'known' });
+  });
+
   it('is quick again after a quiet time', async () => {
     const { catalog, source } = await known();
     for (let round = 0; round < 5; round++) {

@@ -1,7 +1,7 @@
 import { MemoryStore } from '../../src/base/memory-store.ts';
 import type { Store } from '../../src/base/store.ts';
 import { Catalog, type CatalogOptions } from '../../src/catalog/catalog.ts';
-import type { Entry, Snapshot, SnapshotSource } from '../../src/catalog/snapshot.ts';
+import type { Entry, ReadOptions, Snapshot, SnapshotSource } from '../../src/catalog/snapshot.ts';
 import { type Config, gatewaySchema, type ProcessServer } from '../../src/config/schema.ts';
 import { Events, type GatewayEvents } from '../../src/observability/events.ts';
 
@@ -89,7 +89,7 @@ export class ScriptedSource implements SnapshotSource {
     return digest;
   }
 
-  async read(server: string, signal: AbortSignal): Promise<Snapshot> {
+  async read(server: string, signal: AbortSignal, _options: ReadOptions): Promise<Snapshot | undefined> {
     this.reads.push(server);
     this.reading += 1;
     this.mostReading = Math.max(this.mostReading, this.reading);

@@ -16,8 +16,27 @@ it('takes a stop for idleness as what it is: no error is shown, and the next cal
       () => containersOf(id),
       (names) => names.length === 0,
     );
-    const server = await (await fetch(`${gateway.url}/servers/one`)).json();
-    expect(server).toMatchObject({ state: 'stopped', instances: [] });
+    const server = await eventually(
+      async () => (await (await fetch(`${gateway.url}/servers/one`)).json()) as { state: string },
+      ({ state }) => state === 'stopped',
+    );
     expect(server).not.toHaveProperty('last_error');
   }
+});
+
+it('starts a server that announces a change at every start once, for its discovery, and then not again', async () => {
+  const announces = { env: { CHANGE_AFTER_MS: '0' } };
+  await using gateway = await startGateway({
+    config: `servers:\n${fixture('restless', 'changes-tools.mjs', announces)}`,
+    discovered: true,
+  });
+  const id = await gateway.id();
+  await eventually(
+    () => containersOf(id),
+    (names) => names.length === 0,
+  );
+  // Longer than it would take to go round a few times.
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  expect(await containersOf(id)).toEqual([]);
+  expect(gateway.output().match(/instance started/g)).toHaveLength(1);
 });
