@@ -155,7 +155,7 @@ describe('an engine that goes away', () => {
   it('or freezes does not hold a caller longer than its signal', async () => {
     await door.open();
     const test = await behindDoor();
-    const server = fixtureServer('frozen-engine');
+    const server = fixtureServer('frozen-engine', { network: 'mcp-network' });
     const prepared = await test.runtime.prepare(server, {});
     door.freeze();
     const options = { onMessage: () => {}, onNoise: () => {} };

@@ -47,7 +47,7 @@ describe('template npm', () => {
     const tags = (await engine.getImage(digest).inspect()).RepoTags;
     expect(tags).toEqual([
       expect.stringMatching(
-        /^(?:localhost\/)?mcp-gateway-npm-modelcontextprotocol-server-memory:2026\.8\.31-[0-9a-f]{12}$/,
+        /(?:^|\/)mcp-gateway-npm-modelcontextprotocol-server-memory:2026\.8\.31-[0-9a-f]{12}$/,
       ),
     ]);
     await running.handshake();

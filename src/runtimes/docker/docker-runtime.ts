@@ -90,6 +90,7 @@ export class DockerRuntime implements Runtime {
       env: this.#env,
       clock: this.#clock,
       closed: this.#closed.signal,
+      isWatched: () => this.#watch?.isOpen ?? false,
     });
     this.#npmVersions = new NpmVersions({ stateDir: options.stateDir, env: this.#env });
     this.#keptLog = new KeptLog(options.stateDir);
@@ -199,11 +200,20 @@ export class DockerRuntime implements Runtime {
     const server = containerServer(config);
     const { signal } = options;
     signal?.throwIfAborted();
-    const known =
-      'engine' in prepared ? (prepared as DockerPrepared) : await this.#prepare(server, { signal });
+    let known = 'engine' in prepared ? (prepared as DockerPrepared) : await this.#prepare(server, { signal });
+    let created: { id: string; name: string };
+    try {
+      created = await this.#create(server, known, signal);
+    } catch (error) {
+      if (!(error instanceof GatewayError) || error.code !== 'image_missing') throw error;
+      // It went after it was looked up.
+      this.#images.forget();
+      known = await this.#prepare(server, { signal });
+      created = await this.#create(server, known, signal);
+    }
     const { engine, image, user, plan } = known;
+    const { id, name } = created;
     const watch = this.#watching(engine);
-    const { id, name } = await this.#create(server, known, signal);
     watch.remember(id);
     try {
       if (plan.volumes.length > 0) await this.#checkVolumes(server, known, id, signal);
@@ -482,6 +492,7 @@ export class DockerRuntime implements Runtime {
     this.#watch ??= new EngineWatch({
       engine,
       clock: this.#clock,
+      onImagesChanged: () => this.#images.forget(),
       onLost: (reason) => events.emit('engine.lost', { runtime: 'docker', reason }),
       onBack: () => {
         events.emit('engine.back', { runtime: 'docker' });

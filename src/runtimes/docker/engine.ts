@@ -413,17 +413,15 @@ export interface EngineEvent {
 /** Podman's names of what Docker calls otherwise. */
 const dockerActions: Record<string, string> = { died: 'die', remove: 'destroy', cleanup: 'cleanup' };
 
-/** The engine's events about containers with a label, until the signal aborts or the engine goes. */
+/** The engine's events about containers and images, until the signal aborts or the engine goes. */
 export async function* engineEvents(
   engine: Engine,
-  label: string,
   signal: AbortSignal,
   onOpen: () => void,
 ): AsyncGenerator<EngineEvent> {
-  // One label only: Podman joins several by or, and Docker by and.
-  const stream = await engine.stream((docker) => docker.getEvents({ filters: { label: [label] } }), {
-    signal,
-  });
+  // No labels: Podman joins them by or, and the images that others make carry none of ours.
+  const filters: Dockerode.GetEventsOptions['filters'] = { type: ['container', 'image'] };
+  const stream = await engine.stream((docker) => docker.getEvents({ filters }), { signal });
   try {
     onOpen();
     let rest = '';

@@ -1,6 +1,5 @@
 import { Backoff, type Clock, type Deferred, deferred, sleep } from '../../base/async.ts';
 import { messageOf } from '../../base/errors.ts';
-import { labels } from './create-options.ts';
 import { type Engine, type EngineEvent, engineEvents } from './engine.ts';
 
 const firstRetryMs = 100;
@@ -13,6 +12,8 @@ const memoryEventLagMs = 50;
 export interface EngineWatchOptions {
   engine: Engine;
   clock: Clock;
+  /** An image was made, named, unnamed or removed; or may have been, unwatched. */
+  onImagesChanged(): void;
   onLost(reason: string): void;
   /** It answers again; `engine.facts` are fresh. */
   onBack(): void;
@@ -26,7 +27,7 @@ interface Fate {
   died: Deferred<number | undefined>;
 }
 
-/** Follows the engine's events about our containers, over its restarts. */
+/** Follows the engine's events, over its restarts. */
 export class EngineWatch {
   readonly #options: EngineWatchOptions;
   readonly #fates = new Map<string, Fate>();
@@ -36,6 +37,11 @@ export class EngineWatch {
   constructor(options: EngineWatchOptions) {
     this.#options = options;
     void this.#run();
+  }
+
+  /** Whether every change is told at this moment. */
+  get isOpen(): boolean {
+    return this.#isOpen;
   }
 
   /** Remembers what happens to a container from now on, until `forget`. */
@@ -91,7 +97,8 @@ export class EngineWatch {
     while (!signal.aborted) {
       let reason = 'the stream of its events ended';
       try {
-        const events = engineEvents(engine, `${labels.managed}=true`, signal, () => {
+        const events = engineEvents(engine, signal, () => {
+          this.#options.onImagesChanged();
           this.#isOpen = true;
           backoff.succeed();
         });
@@ -105,6 +112,7 @@ export class EngineWatch {
         reason = messageOf(error);
       }
       this.#isOpen = false;
+      this.#options.onImagesChanged();
       if (signal.aborted) return;
       if (!isLost) {
         isLost = true;
@@ -115,6 +123,7 @@ export class EngineWatch {
   }
 
   #take({ type, action, id, attributes }: EngineEvent): void {
+    if (type === 'image') this.#options.onImagesChanged();
     if (type !== 'container') return;
     const fate = this.#fates.get(id);
     if (!fate) return;
