@@ -5,6 +5,9 @@ import path from 'node:path';
 import { parse as parseDotenv } from 'dotenv';
 import type { z } from 'zod';
 import { messageOf, systemCodeOf } from '../base/errors.ts';
+import { nearest } from '../base/nearest.ts';
+import { parseLocated } from './document.ts';
+import { type Fault, interpolate, type Sources } from './interpolate.ts';
 import {
   at,
   formatPlace,
@@ -15,12 +18,10 @@ import {
   merged,
   type Path,
   type Place,
-  parseLocated,
   textScalar,
   toPlain,
   withAt,
-} from './document.ts';
-import { type Fault, interpolate, type Sources } from './interpolate.ts';
+} from './located.ts';
 import {
   type Complaint,
   ConfigError,
@@ -28,7 +29,6 @@ import {
   didYouMean,
   explain,
   formatProblem,
-  nearest,
   Problems,
   placeOfComplaint,
   type Subject,

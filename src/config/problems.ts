@@ -1,15 +1,8 @@
-import { distance } from 'fastest-levenshtein';
 import type { z } from 'zod';
 import { GatewayError } from '../base/errors.ts';
-import {
-  at,
-  type ConfigProblem,
-  formatPlace,
-  type Located,
-  type Path,
-  type Place,
-  placeAt,
-} from './document.ts';
+import { nearest } from '../base/nearest.ts';
+import type { ConfigProblem } from './document.ts';
+import { at, formatPlace, type Located, type Path, type Place, placeAt } from './located.ts';
 
 /** A configuration that cannot be used: everything that is wrong with it at once, in the order of the file. */
 export class ConfigError extends GatewayError {
@@ -78,20 +71,7 @@ export function formatPath(path: Path): string {
   return text;
 }
 
-/** The candidate that was probably meant; undefined when none is near. */
-export function nearest(word: string, candidates: Iterable<string>): string | undefined {
-  const plain = (text: string) => text.toLowerCase().replaceAll('-', '_');
-  let best: string | undefined;
-  let bestDistance = Math.min(3, Math.floor(word.length / 3)) + 1;
-  for (const candidate of candidates) {
-    const steps = distance(plain(word), plain(candidate));
-    if (steps >= bestDistance) continue;
-    best = candidate;
-    bestDistance = steps;
-  }
-  return best;
-}
-
+/** A hint that proposes another word. */
 export const didYouMean = (word: string) => `did you mean ${JSON.stringify(word)}?`;
 
 /** Keys whose values may be secrets even where they are written out. */

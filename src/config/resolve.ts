@@ -1,7 +1,7 @@
 import { existsSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 import type { z } from 'zod';
-import { at, formatPlace, type Located, type Path, placeAt } from './document.ts';
+import { at, formatPlace, type Located, type Path, placeAt } from './located.ts';
 import { describeFound, didYouMean, type Problems } from './problems.ts';
 import {
   type ClientCapability,
