@@ -17,6 +17,7 @@ import { ProcessRuntime } from './runtimes/process.ts';
 import type { Runtime, RuntimeDescription } from './runtimes/runtime.ts';
 import { NpmVersions } from './runtimes/templates/npm.ts';
 
+/** What a gateway is built with beside its configuration. */
 export interface AppOptions {
   events: Events;
   logger: Logger;
@@ -33,6 +34,8 @@ export interface App extends AsyncDisposable {
   /** `http://127.0.0.1:8000`, once started. */
   readonly origin: string;
   readonly gatewayId: string;
+  /** Its servers' instances. */
+  readonly fleet: Fleet;
   /** Binds the port, removes what an earlier run left, and has unknown servers discovered in the background. */
   start(): Promise<void>;
   /** Resolves when every enabled server is known or has failed; undefined when the gateway ends before that. */
@@ -154,6 +157,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
       return origin;
     },
     gatewayId: state.id,
+    fleet,
     async start() {
       if (options.fallback) engine = await docker.describe();
       ({ origin } = await http.listen());

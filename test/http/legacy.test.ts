@@ -151,7 +151,7 @@ describe.each([
   });
 
   it('is told that the server starts, and progress goes on increasing after that', async () => {
-    await gateway.fleet.stop('everything');
+    await gateway.app.fleet.stop('everything');
     const client = await connect(gateway, '/mcp');
     const seen: Any[] = [];
     await client.call('everything__progress', { steps: 2, ms: 20 }, { onprogress: (p) => seen.push(p) });

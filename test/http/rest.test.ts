@@ -252,7 +252,7 @@ describe('a restart', () => {
     const stream = await client.listen();
     const running = client.request('tools/call', { name: 'sleep', arguments: { ms: 800 } });
     await new Promise((resolve) => setTimeout(resolve, 200));
-    const drained = draining.http.drain();
+    const drained = draining.app.drain();
     await stream.ended;
     expect((await fetch(draining.url('/health/ready'))).status).toBe(503);
     expect((await fetch(draining.url('/health'))).status).toBe(200);
