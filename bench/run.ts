@@ -8,14 +8,9 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { containersOf, fixture } from '../test/e2e/engine.ts';
-import {
-  eventually,
-  type GatewayProcess,
-  root,
-  run,
-  startGateway,
-  temporaryFolder,
-} from '../test/e2e/gateway-process.ts';
+import { type GatewayProcess, startGateway } from '../test/e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../test/programs.ts';
+import { eventually } from '../test/waiting.ts';
 import { configurationOf, engine, startRaw } from './floor.ts';
 import { LoadClient, type Spread, spread, throughput, time } from './load.ts';
 import { type Figure, report } from './report.ts';

@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cli, type GatewayProcess, root, run, startGateway, temporaryFolder } from './e2e/gateway-process.ts';
+import { type GatewayProcess, startGateway } from './e2e/gateway-process.ts';
+import { cli, root, run, temporaryFolder } from './programs.ts';
 
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
 const blocks = (language: string) =>

@@ -3,7 +3,8 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { eventually, exists, fixtureServer, TestRuntime } from './harness.ts';
+import { until } from '../waiting.ts';
+import { exists, fixtureServer, TestRuntime } from './harness.ts';
 
 const enginePath = (process.env.DOCKER_HOST ?? 'unix:///var/run/docker.sock').replace('unix://', '');
 
@@ -123,14 +124,14 @@ describe('an engine that goes away', () => {
     await door.close();
     await running.instance.ended;
     expect(await running.instance.exited).toEqual({ code: undefined });
-    await eventually(() => told.includes('lost'), 'the loss is told');
+    await until(() => told.includes('lost'), 'the loss is told');
     await expect(test.runtime.prepare(fixtureServer('comes-and-goes'), {})).rejects.toMatchObject({
       code: 'engine_unreachable',
       hint: expect.stringContaining('Start it'),
     });
 
     await door.open();
-    await eventually(() => told.includes('back'), 'the return is told');
+    await until(() => told.includes('back'), 'the return is told');
     expect(told).toEqual(['lost', 'back']);
     const again = await test.start(fixtureServer('comes-and-goes'));
     expect(await again.handshake()).toHaveProperty('result');
@@ -148,7 +149,7 @@ describe('an engine that goes away', () => {
     await stubborn.instance.exited;
     expect(await exists(stubborn.name)).toBe(true);
     await door.open();
-    await eventually(async () => !(await exists(stubborn.name)), 'it is removed');
+    await until(async () => !(await exists(stubborn.name)), 'it is removed');
     await test.dispose();
   });
 

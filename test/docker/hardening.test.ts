@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { engine, eventually, fixtureServer, isPodman, type TestInstance, TestRuntime } from './harness.ts';
+import { until } from '../waiting.ts';
+import { engine, fixtureServer, isPodman, type TestInstance, TestRuntime } from './harness.ts';
 
 let test: TestRuntime;
 beforeAll(async () => {
@@ -88,7 +89,7 @@ describe('a server that says nothing about its container', () => {
       try {
         const { IPAddress } = (await other.inspect()).NetworkSettings.Networks['mcp-network']!;
         const probe = `node -e 'const s=require("net").connect(7000,"${IPAddress}");s.on("data",d=>{console.log(String(d));process.exit()});s.on("error",e=>{console.log(e.code);process.exit()});setTimeout(()=>{console.log("silence");process.exit()},1500)'`;
-        await eventually(async () => (await other.shell(probe)).output === 'reached', 'it listens');
+        await until(async () => (await other.shell(probe)).output === 'reached', 'it listens');
         expect((await running.shell(probe)).output).not.toBe('reached');
       } finally {
         await other.instance.stop({ graceMs: 2_000 });

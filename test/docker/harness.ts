@@ -242,15 +242,6 @@ export async function exists(name: string): Promise<boolean> {
     );
 }
 
-/** Waits until a condition holds. */
-export async function eventually(condition: () => Promise<boolean> | boolean, what: string): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`not within 20 s: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
 /** A small image with a Dockerfile of its own, built beside the runtime. */
 export async function buildImage(tag: string, dockerfile: string): Promise<void> {
   const { packInMemory } = await import('../../src/runtimes/docker/build-context.ts');

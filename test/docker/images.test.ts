@@ -4,15 +4,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { PrepareProgress } from '../../src/runtimes/runtime.ts';
-import {
-  buildImage,
-  engine,
-  eventually,
-  fixtureServer,
-  isPodman,
-  removeImage,
-  TestRuntime,
-} from './harness.ts';
+import { until } from '../waiting.ts';
+import { buildImage, engine, fixtureServer, isPodman, removeImage, TestRuntime } from './harness.ts';
 
 let test: TestRuntime;
 let folder: string;
@@ -95,7 +88,7 @@ describe('an image with `build`', () => {
     const left = await engine.listImages({ all: true });
     expect(left.filter(({ Id }) => digests.includes(Id)).map(({ Id }) => Id)).toEqual([digests.at(-1)]);
     await removeImage(tag);
-    await eventually(async () => (await prepare(built(args))).progress.length > 0, 'it is missed');
+    await until(async () => (await prepare(built(args))).progress.length > 0, 'it is missed');
   });
 
   it('contains what .dockerignore lets through, by Docker’s rules, readable by all', async () => {
@@ -343,7 +336,7 @@ describe('an image without `build`', () => {
       await engine.getImage('mcp-fixtures').tag({ repo: 'mcp-test-renamed', tag: 'latest' });
       const before = (await prepare(server)).digest;
       await buildImage('mcp-test-renamed', 'FROM mcp-fixtures\nENV OTHER=1\n');
-      await eventually(async () => (await prepare(server)).digest !== before, 'the other image');
+      await until(async () => (await prepare(server)).digest !== before, 'the other image');
       expect((await engine.getImage('mcp-test-renamed').inspect()).Id).toBe((await prepare(server)).digest);
     } finally {
       await removeImage('mcp-test-renamed');
@@ -361,6 +354,6 @@ describe('an image without `build`', () => {
         () => 'there',
         (error) => error.code,
       );
-    await eventually(async () => (await outcome()) === 'image_missing', 'it is missed');
+    await until(async () => (await outcome()) === 'image_missing', 'it is missed');
   });
 });

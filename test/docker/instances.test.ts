@@ -1,15 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { NotWritten } from '../../src/runtimes/runtime.ts';
-import {
-  buildImage,
-  engine,
-  eventually,
-  exists,
-  fixtureServer,
-  isPodman,
-  removeImage,
-  TestRuntime,
-} from './harness.ts';
+import { until } from '../waiting.ts';
+import { buildImage, engine, exists, fixtureServer, isPodman, removeImage, TestRuntime } from './harness.ts';
 
 let test: TestRuntime;
 beforeAll(async () => {
@@ -95,7 +87,7 @@ describe('an instance that dies', () => {
     await running.instance.ended;
     expect(running.instance.stderrTail()).toEqual(['first', 'last words']);
     expect(await running.instance.exited).toMatchObject({ code: 3 });
-    await eventually(async () => !(await exists(running.name)), 'it is removed');
+    await until(async () => !(await exists(running.name)), 'it is removed');
   });
 
   it('under docker rm -f ends at once', async () => {
@@ -179,7 +171,7 @@ describe('an instance that dies', () => {
       for await (const line of test.runtime.logs(server, { tail: 10 })) all.push(line);
       return all;
     };
-    await eventually(async () => (await lines()).includes('kept line'), 'the line is kept');
+    await until(async () => (await lines()).includes('kept line'), 'the line is kept');
     const later = new TestRuntime(test.stateDir, {});
     const all: string[] = [];
     for await (const line of later.runtime.logs(server, { tail: 1 })) all.push(line);
@@ -266,7 +258,7 @@ describe('output', () => {
       const endless = `const b = Buffer.alloc(1 << 20, 'a'); const w = () => { while (process.stdout.write(b)); process.stdout.once('drain', w) }; w()`;
       const before = process.memoryUsage().rss;
       const running = await small.start(fixtureServer('endless', script(endless)));
-      await eventually(() => running.noise.length > 0, 'the endless line is reported');
+      await until(() => running.noise.length > 0, 'the endless line is reported');
       for (let count = 0; count < 20; count += 1) expect(await other.call('echo', { text: 'x' })).toBe('x');
       expect(running.noise[0]).toMatchObject({ kind: 'oversize' });
       expect(running.noise[0]!.bytes).toBeGreaterThan(1 << 20);
@@ -283,7 +275,7 @@ describe('output', () => {
     await other.handshake();
     const flood = `const line = JSON.stringify({ jsonrpc: '2.0', method: 'notifications/x', params: { text: 'a'.repeat(50) } }) + '\\n'; const b = line.repeat(2000); const w = () => { while (process.stdout.write(b)); process.stdout.once('drain', w) }; w()`;
     const running = await test.start(fixtureServer('floods', script(flood)));
-    await eventually(() => running.received.length > 10_000, 'the flood is here');
+    await until(() => running.received.length > 10_000, 'the flood is here');
     let longest = 0;
     let last = performance.now();
     const timer = setInterval(() => {
@@ -333,7 +325,7 @@ describe('output', () => {
       ),
     );
     const running = await test.start(server);
-    await eventually(() => running.instance.stderrTail().includes('line 299'), 'its lines');
+    await until(() => running.instance.stderrTail().includes('line 299'), 'its lines');
     expect(running.instance.stderrTail()).toHaveLength(100);
     const recent: string[] = [];
     for await (const line of test.runtime.logs(server, { tail: 250 })) recent.push(line);
@@ -349,9 +341,9 @@ describe('output', () => {
         followed.push(line);
       }
     })();
-    await eventually(() => followed.length === 1, 'the recent line');
+    await until(() => followed.length === 1, 'the recent line');
     await running.instance.send({ jsonrpc: '2.0', method: 'x' });
-    await eventually(() => followed.length === 2, 'the new line');
+    await until(() => followed.length === 2, 'the new line');
     expect(followed).toEqual(['line 299', expect.stringMatching(/^heard \d+$/)]);
     stop.abort();
     await following;

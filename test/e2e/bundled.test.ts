@@ -1,8 +1,10 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { root, temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
-import { eventually, type GatewayProcess, root, startGateway, temporaryFolder } from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { connect } from './mcp-client.ts';
 
 describe('the servers.yaml that comes along', () => {

@@ -3,15 +3,10 @@ import { join } from 'node:path';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { root, run, temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
-import {
-  eventually,
-  type GatewayProcess,
-  root,
-  run,
-  startGateway,
-  temporaryFolder,
-} from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { scriptedModel } from './scripted-model.ts';
 
 const claudeCode = join(root, 'node_modules/.bin/claude');

@@ -1,8 +1,9 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cli, temporaryFolder } from '../programs.ts';
 import { fixture } from './engine.ts';
-import { cli, type GatewayProcess, startGateway, temporaryFolder } from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 
 describe('the command line beside a running gateway', () => {
   let gateway: GatewayProcess;

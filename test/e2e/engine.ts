@@ -1,5 +1,5 @@
 import Docker from 'dockerode';
-import { root } from './gateway-process.ts';
+import { root } from '../programs.ts';
 
 /** The engine that the tests run on, asked beside the gateway to see what is really there. */
 export const engine = new Docker();

@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
-import { eventually, type GatewayProcess, startGateway } from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { connect, rejection } from './mcp-client.ts';
 
 describe('servers that fail', () => {

@@ -1,12 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { main, temporaryFolder } from '../programs.ts';
 
-export const root = fileURLToPath(new URL('../..', import.meta.url));
-const main = join(root, 'src/main.ts');
-
+/** A `mcp-gateway start` that runs. */
 export interface GatewayProcess extends AsyncDisposable {
   /** `http://127.0.0.1:<port>` */
   url: string;
@@ -23,6 +20,7 @@ export interface GatewayProcess extends AsyncDisposable {
   end(signal?: NodeJS.Signals): Promise<number | string>;
 }
 
+/** What to start. */
 export interface GatewayProcessOptions {
   /** The text of servers.yaml. */
   config: string;
@@ -105,52 +103,5 @@ export async function startGateway(options: GatewayProcessOptions): Promise<Gate
   } catch (error) {
     await gateway[Symbol.asyncDispose]();
     throw error;
-  }
-}
-
-/** A folder for one test's configuration and state. */
-export const temporaryFolder = () => mkdtemp(join(tmpdir(), 'mcp-gateway-test-'));
-
-/** Runs a program to its end. */
-export function run(
-  command: string,
-  args: string[],
-  options: { cwd?: string; env?: NodeJS.ProcessEnv; input?: string; limitMs?: number } = {},
-): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, {
-      cwd: options.cwd,
-      env: options.env ?? process.env,
-      timeout: options.limitMs ?? 120_000,
-      stdio: ['pipe', 'pipe', 'pipe'],
-    });
-    let stdout = '';
-    let stderr = '';
-    child.stdout.on('data', (chunk) => (stdout += chunk));
-    child.stderr.on('data', (chunk) => (stderr += chunk));
-    child.once('error', reject);
-    child.once('close', (code) => resolve({ code, stdout, stderr }));
-    // A program may end before it has read its input.
-    child.stdin.on('error', () => {});
-    child.stdin.end(options.input ?? '');
-  });
-}
-
-/** Runs our own command line. */
-export const cli = (args: string[], options?: Parameters<typeof run>[2]) =>
-  run(process.execPath, [main, ...args], options);
-
-/** Asks again until the answer is wanted; fails with the last one. */
-export async function eventually<T>(
-  ask: () => Promise<T>,
-  wanted: (value: T) => boolean,
-  limitMs = 30_000,
-): Promise<T> {
-  const deadline = Date.now() + limitMs;
-  for (;;) {
-    const value = await ask();
-    if (wanted(value)) return value;
-    if (Date.now() > deadline) throw new Error(`still not after ${limitMs} ms: ${JSON.stringify(value)}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
+import { eventually } from '../waiting.ts';
 import { containersOf, fixture } from './engine.ts';
-import { eventually, startGateway } from './gateway-process.ts';
+import { startGateway } from './gateway-process.ts';
 import { connect } from './mcp-client.ts';
 
 it('takes a stop for idleness as what it is: no error is shown, and the next calls start it as usual', async () => {

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { root, run } from '../programs.ts';
 import { fixture } from './engine.ts';
-import { type GatewayProcess, root, run, startGateway } from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 
 let gateway: GatewayProcess;
 beforeAll(async () => {

@@ -1,7 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cli, temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
-import { cli, eventually, type GatewayProcess, startGateway, temporaryFolder } from './gateway-process.ts';
+import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { connect } from './mcp-client.ts';
 
 const config = `servers:

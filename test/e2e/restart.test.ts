@@ -1,9 +1,11 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
 import { EngineProxy } from './engine-proxy.ts';
-import { eventually, startGateway, temporaryFolder } from './gateway-process.ts';
+import { startGateway } from './gateway-process.ts';
 import { connect, rejection } from './mcp-client.ts';
 
 const config = `servers:\n${fixture('one', 'everything.mjs')}${fixture('two', 'paginates.mjs')}`;

@@ -132,18 +132,3 @@ function eventsOf(text: string): any[] {
     .filter((data) => data !== undefined)
     .map((data) => JSON.parse(data));
 }
-
-/** Waits until `find` finds something. */
-export async function until<T>(
-  find: () => T | undefined | false,
-  what: string,
-  timeoutMs = 20_000,
-): Promise<T> {
-  const deadline = Date.now() + timeoutMs;
-  for (;;) {
-    const found = find();
-    if (found !== undefined && found !== false) return found;
-    if (Date.now() > deadline) throw new Error(`No ${what} in ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startGateway, type TestGateway } from '../harness.ts';
+import { until } from '../waiting.ts';
 import { connectV1, RawHttpClient } from './clients.ts';
 
 let gateway: TestGateway;
@@ -139,7 +140,7 @@ describe('many clients on one instance', () => {
     expect(messages.some((message) => /exit code 7|code 7/.test(message))).toBe(true);
     // A server that keeps crashing is in back-off for a moment.
     let works = false;
-    await until2(async () => {
+    await until(async () => {
       const { answer } = await all[0]!.request('tools/call', { name: 'ok' });
       works = answer.result !== undefined;
       return works;
@@ -147,14 +148,6 @@ describe('many clients on one instance', () => {
     expect(works).toBe(true);
   });
 });
-
-async function until2(ask: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 30_000;
-  while (!(await ask())) {
-    if (Date.now() > deadline) throw new Error('It did not come about in 30 s');
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-}
 
 describe('garbage', () => {
   const json = fc.jsonValue({ maxDepth: 4 });

@@ -10,7 +10,8 @@ import {
 } from '@modelcontextprotocol/sdk/types.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startGateway, type TestGateway } from '../harness.ts';
-import { connectV1, connectV2, until } from './clients.ts';
+import { until } from '../waiting.ts';
+import { connectV1, connectV2 } from './clients.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: what a fixture answered
 type Any = any;
@@ -177,7 +178,7 @@ describe.each([
       },
     );
     await expect(call).rejects.toThrow();
-    const cancelled = await until2(async () => {
+    const cancelled = await until(async () => {
       const { cancelled } = jsonOf(await client.call('cancellations'));
       return cancelled.find((one: Any) => String(one.reason).includes('changed my mind'));
     });
@@ -234,7 +235,7 @@ describe.each([
     await until(() => updates.length === 1, 'update');
     expect(updates).toEqual([{ uri }]);
     await client.client.unsubscribeResource({ uri });
-    await until2(async () => !jsonOf(await other.call('touch_resource', { uri })).notified);
+    await until(async () => !jsonOf(await other.call('touch_resource', { uri })).notified);
     expect(others).toEqual([]);
     await client.close();
     await other.close();
@@ -272,14 +273,14 @@ describe.each([
     client.on('notifications/tools/list_changed', () => {
       changes += 1;
     });
-    await until2(async () => listening(client));
+    await until(async () => listening(client));
     const added = textOf(await client.call('shifty__grow'));
     await until(() => changes > 0, 'list_changed');
-    await until2(async () => (await client.tools()).some(({ name }) => name === `shifty__${added}`));
+    await until(async () => (await client.tools()).some(({ name }) => name === `shifty__${added}`));
     const before = changes;
     await client.call('shifty__shrink');
     await until(() => changes > before, 'second list_changed');
-    await until2(async () => !(await client.tools()).some(({ name }) => name === `shifty__${added}`));
+    await until(async () => !(await client.tools()).some(({ name }) => name === `shifty__${added}`));
     await client.close();
   });
 
@@ -295,7 +296,7 @@ describe.each([
     expect(textOf(await one.call('own__counter'))).toBe('2');
     expect(textOf(await two.call('own__counter'))).toBe('1');
     await one.call('own__add_tool', { name: 'mine' });
-    await until2(async () => (await one.tools()).some(({ name }) => name === 'own__mine'));
+    await until(async () => (await one.tools()).some(({ name }) => name === 'own__mine'));
     expect((await two.tools()).some(({ name }) => name === 'own__mine')).toBe(false);
     expect(textOf(await one.call('own__mine'))).toBe('I am mine');
     await one.close();
@@ -313,17 +314,6 @@ describe.each([
     await expect(connect(gateway, '/off/mcp')).rejects.toThrow(/off is disabled/);
   });
 });
-
-/** As `until`, for a question that takes a while to answer. */
-async function until2<T>(ask: () => Promise<T | undefined | false>, timeoutMs = 20_000): Promise<T> {
-  const deadline = Date.now() + timeoutMs;
-  for (;;) {
-    const found = await ask();
-    if (found !== undefined && found !== false) return found;
-    if (Date.now() > deadline) throw new Error(`It did not come about in ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 /** Gives the client the time to open its GET stream; what comes earlier is kept for it. */
 async function listening(_client: AnyClient): Promise<boolean> {

@@ -2,7 +2,8 @@ import { request } from 'node:http';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startGateway, type TestGateway } from '../harness.ts';
-import { RawHttpClient, until } from './clients.ts';
+import { until } from '../waiting.ts';
+import { RawHttpClient } from './clients.ts';
 
 let gateway: TestGateway;
 

@@ -2,7 +2,8 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { DockerServer } from '../../src/config/schema.ts';
 import { Fleet } from '../../src/lifecycle/fleet.ts';
 import type { Outcome } from '../../src/lifecycle/lease.ts';
-import { engine, eventually, fixtureServer, TestRuntime } from '../docker/harness.ts';
+import { engine, fixtureServer, TestRuntime } from '../docker/harness.ts';
+import { until } from '../waiting.ts';
 import { configOf, rejection } from './fixtures.ts';
 
 /* The promises of the lifecycle where only a real engine can break them. */
@@ -51,8 +52,8 @@ describe('in containers', () => {
     const hosts = await Promise.all(Array.from({ length: 100 }, () => tool('crowd', 'whoami').then(textOf)));
     expect(new Set(hosts).size).toBe(1);
     expect(await containers()).toHaveLength(1);
-    await eventually(async () => (await containers()).length === 0, 'the container is gone');
-    await eventually(() => fleet.status('crowd').state === 'stopped', 'the status says so');
+    await until(async () => (await containers()).length === 0, 'the container is gone');
+    await until(() => fleet.status('crowd').state === 'stopped', 'the status says so');
     expect(fleet.status('crowd')).toMatchObject({ instances: [], lastError: undefined });
   });
 
@@ -61,15 +62,15 @@ describe('in containers', () => {
       fixtureServer('frosty', program('stateful-notes', { pauseAfterMs: 300 })),
     );
     await tool('frosty', 'add', { note: 'kept' });
-    await eventually(() => fleet.status('frosty').state === 'paused', 'it is frozen');
+    await until(() => fleet.status('frosty').state === 'paused', 'it is frozen');
     expect(await containers()).toMatchObject([
       { State: 'paused', Names: [`/${fleet.status('frosty').instances[0]!.id}`] },
     ]);
     expect(textOf(await tool('frosty', 'list'))).toContain('kept');
-    await eventually(() => fleet.status('frosty').state === 'paused', 'it is frozen again');
+    await until(() => fleet.status('frosty').state === 'paused', 'it is frozen again');
 
     await engine.getContainer(fleet.status('frosty').instances[0]!.id).remove({ force: true });
-    await eventually(() => fleet.status('frosty').instances.length === 0, 'the removal is noticed');
+    await until(() => fleet.status('frosty').instances.length === 0, 'the removal is noticed');
     expect(textOf(await tool('frosty', 'list'))).not.toContain('kept');
   });
 
@@ -84,7 +85,7 @@ describe('in containers', () => {
       ),
     );
     await tool('stubborn', 'ok');
-    await eventually(() => fleet.status('stubborn').state === 'draining', 'it drains');
+    await until(() => fleet.status('stubborn').state === 'draining', 'it drains');
     let most = 0;
     let isOver = false;
     const watching = (async () => {
@@ -101,7 +102,7 @@ describe('in containers', () => {
     const { tool } = await containerFleet(fixtureServer('removed', program('everything')));
     await tool('removed', 'echo', { text: 'x' });
     const calls = Array.from({ length: 4 }, () => rejection(tool('removed', 'sleep', { ms: 60_000 })));
-    await eventually(() => fleet.status('removed').instances[0]?.leases === 4, 'the calls run');
+    await until(() => fleet.status('removed').instances[0]?.leases === 4, 'the calls run');
     await engine.getContainer(fleet.status('removed').instances[0]!.id).remove({ force: true });
     for (const error of await Promise.all(calls)) {
       expect(error).toMatchObject({ code: 'instance_crashed', server: 'removed', hint: expect.any(String) });
@@ -130,7 +131,7 @@ describe('in containers', () => {
       await new Promise((resolve) => setTimeout(resolve, afterMs));
       await fleet.kill();
       await call;
-      await eventually(async () => (await containers()).length === 0, 'nothing is left');
+      await until(async () => (await containers()).length === 0, 'nothing is left');
       const { gatewayId } = test;
       await test.dispose();
       await containerFleet(fixtureServer('hasty', program('never-ready')));

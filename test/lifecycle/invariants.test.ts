@@ -8,6 +8,7 @@ import { Fleet, type FleetCallOptions } from '../../src/lifecycle/fleet.ts';
 import type { InstanceListener, Outcome } from '../../src/lifecycle/lease.ts';
 import { Events } from '../../src/observability/events.ts';
 import { ProcessRuntime } from '../../src/runtimes/process.ts';
+import { until } from '../waiting.ts';
 import { configOf, rejection, type ServerSettings, serverOf } from './fixtures.ts';
 
 /* The promises of the lifecycle, each tried against real processes. */
@@ -71,14 +72,6 @@ const isAlive = (pid: number) => {
     return false;
   }
 };
-
-async function until(isSo: () => boolean, limitMs = 20_000): Promise<void> {
-  const endMs = performance.now() + limitMs;
-  while (!isSo()) {
-    if (performance.now() > endMs) throw new Error(`Not within ${limitMs} ms: ${isSo}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 

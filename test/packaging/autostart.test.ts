@@ -3,7 +3,7 @@ import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/pr
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
 
 const UNIT = 'etc/systemd/system/mcp-gateway.service';
 const canVerify = (await run('sh', ['-c', 'command -v systemd-analyze'])).code === 0;

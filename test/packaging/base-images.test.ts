@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { engine } from '../e2e/engine.ts';
-import { root, run } from '../e2e/gateway-process.ts';
+import { root, run } from '../programs.ts';
 
 const NODE_STAND_IN = 'mcp-gateway-test/node-base:1';
 const PYTHON_STAND_IN = 'mcp-gateway-test/python-base:1';

@@ -2,7 +2,8 @@ import { chmod, cp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { engine } from '../e2e/engine.ts';
-import { eventually, root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { freePort } from './free-port.ts';
 
 /** docker-compose 1.29, or what COMPOSE names (`docker compose`, a binary's path). */

@@ -3,7 +3,7 @@ import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
 
 const script = join(root, 'scripts/ensure-docker.sh');
 const { DOCKER_HOST: _host, DOCKER_CONTEXT: _context, ...plain } = process.env;

@@ -4,7 +4,8 @@ import { cp, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { containersOf } from '../e2e/engine.ts';
-import { eventually, root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
+import { eventually } from '../waiting.ts';
 import { freePort } from './free-port.ts';
 
 const CONFIG = `

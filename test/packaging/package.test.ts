@@ -1,7 +1,8 @@
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { root, run, startGateway, temporaryFolder } from '../e2e/gateway-process.ts';
+import { startGateway } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
 
 /** The oldest Node that the package promises to run on. */
 const oldestNode = 'node@22';

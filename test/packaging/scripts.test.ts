@@ -1,7 +1,7 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { root, run, temporaryFolder } from '../e2e/gateway-process.ts';
+import { root, run, temporaryFolder } from '../programs.ts';
 
 const scripts = (await readdir(join(root, 'scripts'))).filter((name) => name.endsWith('.sh'));
 const hasShellcheck = (await run('sh', ['-c', 'command -v shellcheck'])).code === 0;
