@@ -28,7 +28,7 @@ export interface ConnectionOwner {
   onUnwritable(): void;
   /** It is of no more use and must be killed; its calls have been told why. */
   onCondemned(error: GatewayError): void;
-  /** A question came that may belong to a call that was given up: it must not be answered, nor asked again here. */
+  /** What it says can no longer be told apart, a question or an answer: it is to be replaced when its calls are over. */
   onAmbiguous(): void;
   /** A shared instance asked its client for something. */
   onAsked(): void;
@@ -314,6 +314,11 @@ export class Connection {
     caller: string | undefined,
     timeoutMs: number,
   ): Promise<Outcome> {
+    if (this.#isOverflowTold && kind === 'call' && !this.#isUnwritable) {
+      // Its answer would drown in the line that still goes on.
+      this.#isUnwritable = true;
+      this.#owner.onAmbiguous();
+    }
     if (this.#isClosed || this.#isUnwritable) return Promise.reject(this.#notWritten());
     const signal = options?.signal;
     if (signal?.aborted) return Promise.reject(cancelled(this.#server.name, request.method));
@@ -568,6 +573,10 @@ export class Connection {
 
   /** One answer was too long and was dropped. Whose it was is known by its id, or by elimination; no other call suffers. */
   #takeOversize(noise: Noise): void {
+    if (noise.isEndless) {
+      this.#condemn(this.#tooLarge(noise.bytes));
+      return;
+    }
     if (this.#isOverflowTold) {
       this.#isOverflowTold = false;
       return;

@@ -10,8 +10,8 @@ export interface LineFramerOptions {
   onLine(line: Buffer): unknown;
   /** A line has outgrown `maxBytes` and goes on; `onOversize` follows. Told once a line. */
   onOverflow?(bytes: number, head: string): void;
-  /** A line over `maxBytes` has ended, or has gone far beyond it (`tail` is empty then): its length so far and its two ends. */
-  onOversize(bytes: number, head: string, tail: string): void;
+  /** A line over `maxBytes` has ended, or has gone so far beyond it that it may never end: its length so far and its two ends. */
+  onOversize(bytes: number, head: string, tail: string, isEndless: boolean): void;
 }
 
 const newline = 0x0a;
@@ -72,7 +72,7 @@ export class LineFramer {
       oversize.tail = lastBytes(oversize.tail, part);
       if (!oversize.reported && this.#bytes > maxBytes * hopelessFactor) {
         oversize.reported = true;
-        onOversize(this.#bytes, oversize.head, '');
+        onOversize(this.#bytes, oversize.head, '', true);
       }
       return;
     }
@@ -107,14 +107,14 @@ export class LineFramer {
     this.#bytes = 0;
     this.#oversize = undefined;
     if (oversize) {
-      if (!oversize.reported) onOversize(bytes, oversize.head, lineEnd(oversize.tail));
+      if (!oversize.reported) onOversize(bytes, oversize.head, lineEnd(oversize.tail), false);
       return true;
     }
     const joined = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes);
     const line = joined.at(-1) === carriageReturn ? joined.subarray(0, -1) : joined;
     if (line.length === 0) return true;
     if (line.length > maxBytes) {
-      onOversize(bytes, printable(firstBytes([line]).toString('utf8'), endChars), lineEnd(line));
+      onOversize(bytes, printable(firstBytes([line]).toString('utf8'), endChars), lineEnd(line), false);
       return true;
     }
     return onLine(line) !== false;

@@ -66,6 +66,8 @@ export interface Noise {
   bytes: number;
   /** The request that a dropped line answers, where its beginning or its end shows that. */
   id?: Id;
+  /** The line goes on, and may do so for ever. */
+  isEndless?: boolean;
 }
 
 /** One running copy of a server: a duplex of JSON-RPC messages, and nothing that is one engine's own. */

@@ -54,8 +54,9 @@ export class MessageReader {
         return performance.now() < this.#sliceEnd!;
       },
       onOverflow: options.onOverflow,
-      onOversize: (bytes, head, tail) => {
-        options.onNoise({ kind: 'oversize', text: head, bytes, id: answeredId(head, tail) });
+      onOversize: (bytes, head, tail, isEndless) => {
+        const id = answeredId(head, tail);
+        options.onNoise({ kind: 'oversize', text: head, bytes, id, ...(isEndless && { isEndless }) });
       },
     });
   }

@@ -620,9 +620,21 @@ describe('a server that writes too much', () => {
     const { outcome, request } = await c.send();
     c.instance.overflows('xxxxxxxx');
     expect((await rejection(outcome)).code).toBe('message_too_large');
-    const next = await c.send();
-    c.instance.writesNoise('xxxxxxxx', 1e9, 'oversize');
+    c.instance.writesNoise('xxxxxxxx', 1e8, 'oversize');
     c.instance.answer(request, {});
+    const next = await c.send();
+    c.instance.answer(next.request, { ok: true });
+    expect(await next.outcome).toEqual({ result: { ok: true } });
+  });
+
+  it('gives a call that comes while the line goes on to a fresh instance', async () => {
+    const c = await conversation();
+    const { outcome } = await c.send();
+    const first = c.instance;
+    first.overflows('xxxxxxxx');
+    await rejection(outcome);
+    const next = await c.send();
+    expect(c.instance).not.toBe(first);
     c.instance.answer(next.request, { ok: true });
     expect(await next.outcome).toEqual({ result: { ok: true } });
   });
