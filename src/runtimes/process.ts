@@ -9,7 +9,6 @@ import { type Clock, deferred, sleep, systemClock } from '../base/async.ts';
 import { GatewayError, messageOf, systemCodeOf } from '../base/errors.ts';
 import type { GatewayConfig, ProcessServer, ServerConfig } from '../config/schema.ts';
 import type { Message } from '../protocol/jsonrpc.ts';
-import { KeptLog } from './kept-log.ts';
 import { findProcess, listProcesses } from './process-table.ts';
 import {
   type Exit,
@@ -21,6 +20,7 @@ import {
   type RuntimeDescription,
   type StartOptions,
 } from './runtime.ts';
+import { ServerLogs } from './server-logs.ts';
 import { MessageWriter, readMessages, readStderr, StderrTail } from './stdio.ts';
 
 export interface ProcessRuntimeOptions {
@@ -66,16 +66,15 @@ export class ProcessRuntime implements Runtime {
   readonly #clock: Clock;
   readonly #environment: Record<string, string | undefined>;
   readonly #notes: string;
-  readonly #keptLog: KeptLog;
-  readonly #running = new Map<string, Set<ProcessInstance>>();
-  readonly #followers = new Map<string, Set<(instance: ProcessInstance) => void>>();
+  readonly #logs: ServerLogs<ProcessInstance>;
+  readonly #running = new Set<ProcessInstance>();
 
   constructor({ gateway, stateDir, clock = systemClock, environment = process.env }: ProcessRuntimeOptions) {
     this.#gateway = gateway;
     this.#clock = clock;
     this.#environment = environment;
     this.#notes = path.join(stateDir, 'processes');
-    this.#keptLog = new KeptLog(stateDir);
+    this.#logs = new ServerLogs(stateDir);
   }
 
   /**
@@ -157,7 +156,7 @@ export class ProcessRuntime implements Runtime {
 
   /** Ends processes that an earlier run noted and that still are the same: a pid that was given to another is left alone. */
   async sweep(): Promise<{ removed: string[] }> {
-    const own = new Set([...this.#running.values()].flatMap((all) => [...all].map(({ pid }) => pid)));
+    const own = new Set([...this.#running].map(({ pid }) => pid));
     const names = await readdir(this.#notes).catch(() => []);
     const removed = await Promise.all(
       names.map(async (name) => {
@@ -174,40 +173,8 @@ export class ProcessRuntime implements Runtime {
     return { removed: removed.filter((name) => name !== undefined) };
   }
 
-  async *logs(server: ServerConfig, { tail, follow, signal }: LogOptions): AsyncIterable<string> {
-    const running = [...(this.#running.get(server.name) ?? [])];
-    const queue: string[] = [];
-    let wake = deferred<void>();
-    const leave: (() => void)[] = [];
-    const listen = (instance: ProcessInstance) => {
-      const off = instance.stderr.follow((line) => {
-        // A reader that is too slow loses lines, not the gateway its memory.
-        if (queue.push(line) > 1000) queue.shift();
-        wake.resolve();
-      });
-      leave.push(off);
-    };
-    if (follow) {
-      for (const instance of running) listen(instance);
-      leave.push(this.#onStart(server.name, listen));
-      const onAbort = () => wake.resolve();
-      signal?.addEventListener('abort', onAbort, { once: true });
-      leave.push(() => signal?.removeEventListener('abort', onAbort));
-    }
-    try {
-      const recent =
-        running.length > 0
-          ? running.flatMap((instance) => instance.stderrTail())
-          : await this.#keptLog.read(server.name, tail);
-      if (tail > 0) yield* recent.slice(-tail);
-      while (follow && !signal?.aborted) {
-        await wake.promise;
-        wake = deferred();
-        while (queue.length > 0 && !signal?.aborted) yield queue.shift()!;
-      }
-    } finally {
-      for (const off of leave) off();
-    }
+  logs(server: ServerConfig, options: LogOptions): AsyncIterable<string> {
+    return this.#logs.read(server.name, options);
   }
 
   async describe(): Promise<RuntimeDescription> {
@@ -237,21 +204,13 @@ export class ProcessRuntime implements Runtime {
   }
 
   #track(instance: ProcessInstance): void {
-    const { name } = instance.server;
-    const running = this.#running.get(name) ?? new Set();
-    this.#running.set(name, running.add(instance));
-    for (const follower of this.#followers.get(name) ?? []) follower(instance);
+    this.#running.add(instance);
+    this.#logs.add(instance);
     instance.whenGone(async () => {
-      await this.#keptLog.append(name, instance.stderrTail()).catch(() => {});
-      running.delete(instance);
+      await this.#logs.keep(instance);
+      this.#running.delete(instance);
       await this.#forget(instance);
     });
-  }
-
-  #onStart(server: string, follower: (instance: ProcessInstance) => void): () => void {
-    const followers = this.#followers.get(server) ?? new Set();
-    this.#followers.set(server, followers.add(follower));
-    return () => followers.delete(follower);
   }
 
   /** Kept on disk before the instance is used, for the sweep after a sudden death. */

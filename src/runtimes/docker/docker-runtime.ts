@@ -11,7 +11,6 @@ import type {
   TemplateServer,
 } from '../../config/schema.ts';
 import type { Events } from '../../observability/events.ts';
-import { KeptLog } from '../kept-log.ts';
 import type {
   Instance,
   LogOptions,
@@ -21,6 +20,7 @@ import type {
   RuntimeDescription,
   StartOptions,
 } from '../runtime.ts';
+import { ServerLogs } from '../server-logs.ts';
 import { NpmVersions, npmRecipe } from '../templates/npm.ts';
 import { packedDockerfile, packInMemory } from './build-context.ts';
 import { ContainerInstance, removeContainer } from './container.ts';
@@ -37,7 +37,6 @@ import { EngineWatch } from './watch.ts';
 /** Giving up on a start is not to last longer than this. */
 const cleanUpLimitMs = 5_000;
 const maxNames = 10_000;
-const followQueue = 1_000;
 
 export interface DockerRuntimeOptions {
   gateway: GatewayConfig;
@@ -69,12 +68,11 @@ export class DockerRuntime implements Runtime {
   readonly #connection: EngineConnection;
   readonly #images: Images;
   readonly #npmVersions: NpmVersions;
-  readonly #keptLog: KeptLog;
+  readonly #logs: ServerLogs<ContainerInstance>;
   readonly #closed = new AbortController();
   readonly #live = new Map<string, ContainerInstance>();
   readonly #names = new Set<string>();
   readonly #starting = new Set<string>();
-  readonly #followers = new Map<string, Set<(line: string) => void>>();
   readonly #checkedVolumes = new Set<string>();
   #watch: EngineWatch | undefined;
   #own: Promise<OwnContainer | undefined> | undefined;
@@ -93,7 +91,7 @@ export class DockerRuntime implements Runtime {
       isWatched: () => this.#watch?.isOpen ?? false,
     });
     this.#npmVersions = new NpmVersions({ stateDir: options.stateDir, env: this.#env });
-    this.#keptLog = new KeptLog(options.stateDir);
+    this.#logs = new ServerLogs(options.stateDir);
   }
 
   async prepare(server: ServerConfig, options: PrepareOptions): Promise<Prepared> {
@@ -340,12 +338,12 @@ export class DockerRuntime implements Runtime {
   }
 
   #adopt(instance: ContainerInstance): void {
-    const { server, name, id } = instance;
+    const { name, id } = instance;
     this.#live.set(id, instance);
-    for (const follower of this.#followers.get(server.name) ?? []) instance.stderr.follow(follower);
+    this.#logs.add(instance);
     void instance.ended.then(() => {
       this.#live.delete(id);
-      this.#keptLog.append(server.name, instance.stderrTail()).catch(() => {});
+      void this.#logs.keep(instance);
     });
     // The engine frees the name a little after the exit.
     const free = () => this.#names.delete(name);
@@ -387,48 +385,9 @@ export class DockerRuntime implements Runtime {
     return { removed: removed.sort() };
   }
 
-  async *logs(config: ServerConfig, { tail, follow, signal }: LogOptions): AsyncIterable<string> {
-    const server = containerServer(config);
-    const instances = [...this.#live.values()].filter((instance) => instance.server.name === server.name);
-    const waiting: string[] = [];
-    let wake: (() => void) | undefined;
-    const take = (line: string) => {
-      waiting.push(line);
-      // A reader that is slower than the server loses lines, oldest first.
-      if (waiting.length > followQueue) waiting.shift();
-      wake?.();
-    };
-    const releases = follow ? instances.map(({ stderr }) => stderr.follow(take)) : [];
-    const followers = this.#followers.get(server.name) ?? new Set();
-    if (follow) {
-      this.#followers.set(server.name, followers);
-      followers.add(take);
-    }
-    const onAbort = () => wake?.();
-    signal?.addEventListener('abort', onAbort, { once: true });
-    try {
-      const recent =
-        instances.length > 0
-          ? (await Promise.all(instances.map((instance) => this.#recentLog(instance, tail)))).flat()
-          : await this.#keptLog.read(server.name, tail);
-      if (tail > 0) yield* recent.slice(-tail);
-      while (follow && !signal?.aborted) {
-        if (waiting.length > 0) {
-          yield waiting.shift()!;
-          continue;
-        }
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-          if (signal?.aborted) resolve();
-        });
-        wake = undefined;
-      }
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
-      for (const release of releases) release();
-      followers.delete(take);
-      if (followers.size === 0) this.#followers.delete(server.name);
-    }
+  logs(config: ServerConfig, options: LogOptions): AsyncIterable<string> {
+    const { name } = containerServer(config);
+    return this.#logs.read(name, options, (instance) => this.#recentLog(instance, options.tail));
   }
 
   /** What the engine kept of an instance's stderr, which is more than we do; ours where it keeps nothing. */
