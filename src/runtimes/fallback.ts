@@ -231,7 +231,7 @@ export class FallbackRuntime implements Runtime {
       program === 'npm'
         ? `npm ${args[0]} in ${folder}`
         : `npx ${args.find((arg) => arg.startsWith('--package='))?.slice(10)}`;
-    onProgress?.({ step: 'install', text: `${server.name}: ${shown}` });
+    onProgress?.({ step: 'install', text: shown });
     const env: Record<string, string> = {};
     for (const name of [...inherited, ...forInstalls]) {
       const value = this.#environment[name];
@@ -239,7 +239,7 @@ export class FallbackRuntime implements Runtime {
     }
     env.PATH = this.#path();
     const tail = new StderrTail();
-    tail.follow((text) => onProgress?.({ step: 'install', text: `${server.name}: ${text}` }));
+    tail.follow((text) => onProgress?.({ step: 'install', text }));
     const failed = (reason: string, hint: string, cause?: unknown) =>
       new GatewayError('build_failed', `${server.name}: ${shown} ${reason}`, {
         server: server.name,

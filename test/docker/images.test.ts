@@ -48,7 +48,7 @@ describe('an image with `build`', () => {
   it('is built when it is missing, with progress, and not again while nothing changed', async () => {
     await write({ Dockerfile: dockerfile, 'server.mjs': "import './tiny.mjs';\n" });
     const first = await prepare(built());
-    expect(first.progress[0]).toEqual({ step: 'build', text: `Building ${tag} from ${folder}`, fraction: 0 });
+    expect(first.progress[0]).toEqual({ step: 'build', text: `building ${tag} from ${folder}`, fraction: 0 });
     expect(first.progress.at(-1)).toEqual({ step: 'build', text: `${tag} is built`, fraction: 1 });
     const fractions = first.progress.map(({ fraction }) => fraction!);
     expect(fractions).toEqual([...fractions].sort((a, b) => a - b));

@@ -161,7 +161,7 @@ export class DockerRuntime implements Runtime {
       );
     }
     if (server.version === undefined) {
-      options.onProgress?.({ step: 'resolve', text: `Looking up the newest ${server.package}` });
+      options.onProgress?.({ step: 'resolve', text: `looking up the newest ${server.package}` });
     }
     const version = await this.#npmVersions.resolve(server, options.signal);
     const { caCertificates } = this.#options.gateway;

@@ -313,7 +313,7 @@ export class Images {
   async #build(engine: Engine, server: ContainerServer, recipe: Recipe, onProgress: Progress): Promise<void> {
     const { tag, origin, step } = recipe;
     const { gateway, closed } = this.#options;
-    onProgress({ step, text: `Building ${tag} from ${origin}`, fraction: 0 });
+    onProgress({ step, text: `building ${tag} from ${origin}`, fraction: 0 });
     const limit = AbortSignal.timeout(server.timeouts.buildMs);
     const proxy = gateway.proxy ? proxyVariables(gateway.proxy) : {};
     delete proxy.NODE_USE_ENV_PROXY;
@@ -353,7 +353,8 @@ export class Images {
           const at = /^Step (\d+)\/(\d+) ?: (.*)/i.exec(text);
           if (at) {
             current = ` at step ${at[1]} of ${at[2]} (${printable(at[3]!, 120)})`;
-            onProgress({ step, text: `${tag}: ${at[3]}`, fraction: (Number(at[1]) - 1) / Number(at[2]) });
+            const text = `step ${at[1]} of ${at[2]}: ${printable(at[3]!, 120)}`;
+            onProgress({ step, text, fraction: (Number(at[1]) - 1) / Number(at[2]) });
           }
         }
         if (message.error) throw new BuildError(message.error);
@@ -376,7 +377,7 @@ export class Images {
   async #pull(engine: Engine, server: DockerServer, onProgress: Progress): Promise<void> {
     const name = server.image!;
     const { env, closed, clock } = this.#options;
-    onProgress({ step: 'pull', text: `Pulling ${name}`, fraction: 0 });
+    onProgress({ step: 'pull', text: `pulling ${name}`, fraction: 0 });
     const limit = AbortSignal.timeout(server.timeouts.buildMs);
     const fail = (cause: string, hint: string, error?: unknown) =>
       new GatewayError(
@@ -408,7 +409,7 @@ export class Images {
         const fraction = [...layers.values()].reduce((sum, part) => sum + part, 0) / layers.size;
         if (fraction < shown + 0.01) continue;
         shown = fraction;
-        onProgress({ step: 'pull', text: `Pulling ${name}`, fraction });
+        onProgress({ step: 'pull', text: `pulling ${name}`, fraction });
       }
       const pulls = { ...(await this.#readPulls()), [name]: clock.now() };
       await mkdir(this.#options.stateDir, { recursive: true });
