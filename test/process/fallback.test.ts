@@ -144,7 +144,7 @@ describe('a server with a build folder', () => {
     ]);
     expect(both[0].digest).toBeTruthy();
     expect(progress.filter(({ text }) => text.includes('npm ci'))).toEqual([
-      { step: 'install', text: expect.stringMatching(/^(own|twin): npm ci in .*own$/) },
+      { step: 'install', text: expect.stringMatching(/^npm ci in .*own$/) },
     ]);
     const peer = await start(docker('own'));
     expect(await peer.call('echo', { text: 'from a process' })).toBe('from a process');
@@ -297,7 +297,7 @@ describe('an npm template', () => {
   it('is fetched once, ahead of its start, which needs no registry', async () => {
     const progress: PrepareProgress[] = [];
     await runtime.prepare(template(), { onProgress: (step) => void progress.push(step) });
-    expect(progress[0]).toEqual({ step: 'install', text: 'packaged: npx tiny-mcp-server@1.2.3' });
+    expect(progress[0]).toEqual({ step: 'install', text: 'npx tiny-mcp-server@1.2.3' });
     expect(requests).toContain('/tiny.tgz');
     requests.length = 0;
     const peer = await start(template());
