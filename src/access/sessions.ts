@@ -78,6 +78,7 @@ export class Session {
   }
 }
 
+/** Who is told of sessions' beginnings and ends. */
 export interface SessionObserver {
   /** A session began, or one of an earlier run was used again. */
   onOpen(session: Session): void;
@@ -85,6 +86,7 @@ export interface SessionObserver {
   onEnd(session: Session): void;
 }
 
+/** What the sessions are made of. */
 export interface SessionsOptions {
   store: Store;
   /** Signs the ids; kept, so that they outlive a restart. */
@@ -93,7 +95,6 @@ export interface SessionsOptions {
   /** The Store failed; sessions go on in memory. */
   onStoreError?(error: unknown): void;
   clock?: Clock;
-  randomId?(): string;
 }
 
 const kind = 'session';
@@ -142,7 +143,7 @@ export class Sessions {
 
   /** Begins a session. Throws `session_limit` when `maxSessions` are open and all of them are in use. */
   async begin(client: ClientIdentity, scope: string | undefined, principal = 'anonymous'): Promise<Session> {
-    const id = this.#options.randomId?.() ?? randomBytes(12).toString('base64url');
+    const id = randomBytes(12).toString('base64url');
     const token = await new SignJWT({ jti: id, sub: principal, iss: issuer })
       .setProtectedHeader({ alg: 'HS256' })
       .sign(this.#key);

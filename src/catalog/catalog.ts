@@ -41,18 +41,13 @@ export interface CatalogStatus {
   warnings: string[];
 }
 
+/** What a catalog is made of. */
 export interface CatalogOptions {
   config: Config;
   source: SnapshotSource;
   store: Store;
   events: Events;
   clock?: Clock;
-  /** How long a list waits for a server that was never seen, from the moment its discovery was begun. */
-  listWaitMs?: number;
-  /** First discoveries at a time. */
-  parallelDiscoveries?: number;
-  /** Changes of a server within this time are announced once. */
-  changeDebounceMs?: number;
   /** Entries in one answer of a list method. */
   pageSize?: number;
 }
@@ -66,9 +61,13 @@ interface Holding {
   offer?: Offer;
 }
 
+/** How long a list waits for a server that was never seen, from the moment its discovery was begun. */
+const listWaitMs = 10_000;
+/** Changes of a server within this time are announced once. */
+const changeDebounceMs = 50;
 const maxWarnings = 20;
 const maxLearntRoutes = 10_000;
-/** A description of a kind of thing that a caller may ask for by name. */
+/** What a caller may ask for by name, in messages and in codes. */
 const nouns = { tools: 'tool', prompts: 'prompt' } as const;
 const unknownCodes = { tools: 'tool_unknown', prompts: 'prompt_unknown' } as const;
 
@@ -80,8 +79,6 @@ export class Catalog {
   readonly #config: Config;
   readonly #events: Events;
   readonly #clock: Clock;
-  readonly #listWaitMs: number;
-  readonly #changeDebounceMs: number;
   readonly #pageSize: number;
   readonly #kept: Kept;
   readonly #closing = new AbortController();
@@ -107,11 +104,9 @@ export class Catalog {
     this.#config = config;
     this.#events = events;
     this.#clock = clock;
-    this.#listWaitMs = options.listWaitMs ?? 10_000;
-    this.#changeDebounceMs = options.changeDebounceMs ?? 50;
     this.#pageSize = options.pageSize ?? 1000;
     this.#kept = new Kept(store);
-    const slots = new Semaphore(options.parallelDiscoveries ?? config.gateway.parallelStarts);
+    const slots = new Semaphore(config.gateway.parallelStarts);
     const { signal } = this.#closing;
     for (const server of config.servers.values()) {
       const reader = new Reader({
@@ -350,7 +345,7 @@ export class Catalog {
       cancel: this.#clock.schedule(() => {
         this.#changes.delete(server);
         this.#events.emit('catalog.changed', { server, lists: [...change.lists] });
-      }, this.#changeDebounceMs),
+      }, changeDebounceMs),
     };
     this.#changes.set(server, change);
     for (const kind of kinds) change.lists.add(kind === 'resourceTemplates' ? 'resources' : kind);
@@ -388,7 +383,7 @@ export class Catalog {
   }
 
   async #untilSettled({ reader, beganAtMs }: Holding, signal: AbortSignal | undefined): Promise<void> {
-    const leftMs = beganAtMs + this.#listWaitMs - this.#clock.now();
+    const leftMs = beganAtMs + listWaitMs - this.#clock.now();
     if (leftMs <= 0 || reader.hasSettled) return;
     const waking = new AbortController();
     const timeUp = sleep(leftMs, { clock: this.#clock, signal: waking.signal }).catch(() => {});

@@ -14,6 +14,7 @@ import {
   failure,
   type Id,
   isId,
+  isObject,
   type Notification,
   type Params,
   type Request,
@@ -22,6 +23,7 @@ import {
 } from '../protocol/jsonrpc.ts';
 import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
 import { Conversation, type Stream } from './conversation.ts';
+import { withExposedUris } from './exposed-uris.ts';
 import { errorObjectOf, failureOf } from './failure.ts';
 import { instructionsOf } from './instructions.ts';
 import { isLogged, isLogLevel, LevelCounts } from './log-levels.ts';
@@ -678,9 +680,6 @@ const noStream: Stream = { send: () => false, end: () => {} };
 const feedOf = (server: string, affinity: string | undefined) =>
   affinity === undefined ? server : `${server} ${affinity}`;
 
-const isObject = (value: unknown): value is Params =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
 const progress = (params: Params): Notification => ({
   jsonrpc: '2.0',
   method: 'notifications/progress',
@@ -699,52 +698,6 @@ function shifted(notification: Notification, by: number): Notification {
   const shift = (value: unknown) => (typeof value === 'number' ? value + by + 1 : value);
   const total = params.total === undefined ? {} : { total: shift(params.total) };
   return { ...notification, params: { ...params, progress: shift(params.progress), ...total } };
-}
-
-/**
- * A result with the URIs that it gives out rewritten: of resource contents, and of links and embedded resources in the
- * content of tools and prompts. The same object when none of them changes.
- */
-function withExposedUris(result: Params, expose: (uri: string) => string): Params {
-  let exposed = result;
-  for (const field of ['content', 'contents', 'messages'] as const) {
-    const items = exposed[field];
-    if (!Array.isArray(items)) continue;
-    const changed = withExposedItems(items, expose);
-    if (changed !== items) exposed = { ...exposed, [field]: changed };
-  }
-  return exposed;
-}
-
-function withExposedItems(items: unknown[], expose: (uri: string) => string): unknown[] {
-  let exposed = items;
-  for (let index = 0; index < items.length; index += 1) {
-    const item = withExposedUri(items[index], expose);
-    if (item === items[index]) continue;
-    if (exposed === items) exposed = [...items];
-    exposed[index] = item;
-  }
-  return exposed;
-}
-
-/** One block of content, a message that holds some, or the contents of a resource. */
-function withExposedUri(item: unknown, expose: (uri: string) => string): unknown {
-  if (Array.isArray(item)) return withExposedItems(item, expose);
-  if (!isObject(item)) return item;
-  const { type, uri, resource, content } = item;
-  if (typeof uri === 'string' && (type === undefined || type === 'resource_link')) {
-    const exposed = expose(uri);
-    return exposed === uri ? item : { ...item, uri: exposed };
-  }
-  if (type === 'resource' && resource !== undefined) {
-    const exposed = withExposedUri(resource, expose);
-    return exposed === resource ? item : { ...item, resource: exposed };
-  }
-  if (content !== undefined) {
-    const exposed = withExposedUri(content, expose);
-    return exposed === content ? item : { ...item, content: exposed };
-  }
-  return item;
 }
 
 const missing = (method: string, param: string) =>

@@ -8,7 +8,7 @@ import type { Entry } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { PoolStatus } from '../lifecycle/fleet.ts';
 import type { Outcome } from '../lifecycle/lease.ts';
-import { type Params, parseMessage } from '../protocol/jsonrpc.ts';
+import { isObject, type Params, parseMessage } from '../protocol/jsonrpc.ts';
 import { isJson, readBody } from './body.ts';
 import { problemOf, problemType } from './problem.ts';
 
@@ -253,7 +253,7 @@ async function argumentsOf(incoming: IncomingMessage, maxBytes: number): Promise
     });
   }
   const args = parseMessage(body);
-  if (typeof args === 'object' && args !== null && !Array.isArray(args)) return args as Params;
+  if (isObject(args)) return args;
   throw new GatewayError('invalid_params', 'The body is not a JSON object.', {
     hint: 'Send the tool’s arguments as one object.',
   });

@@ -29,8 +29,6 @@ export interface FleetOptions {
   clock?: Clock;
   /** Remembers over a restart which sessions have state in stateful servers. */
   store?: Store;
-  /** From 0 to 1, 1 excluded. */
-  random?: () => number;
 }
 
 export interface FleetCallOptions extends LeaseOptions, CallOptions {
@@ -251,7 +249,7 @@ export class Fleet {
   }
 
   #createPool(server: ServerConfig): Pool {
-    const { config, runtimeFor, events, version, store, random } = this.#options;
+    const { config, runtimeFor, events, version, store } = this.#options;
     // Told through the fleet, because the listener comes later.
     const listener: InstanceListener = {
       onNotification: (name, affinity, notification: Notification) =>
@@ -272,7 +270,6 @@ export class Fleet {
       clock: this.#clock,
       version,
       store,
-      random,
       isEnded: (affinity) => this.#ended.has(affinity),
       onChange: () => {
         if (this.#endDrain && this.#isQuiet()) this.#endDrain();

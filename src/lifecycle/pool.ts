@@ -52,7 +52,6 @@ export interface PoolOptions {
   version: string;
   /** Where it is noted which sessions have state in a stateful server, so that its loss in a restart is told too. */
   store: Store | undefined;
-  random: (() => number) | undefined;
   /** Whether a session is over. */
   isEnded(affinity: string): boolean;
   /** Called after a change that somebody who waits for quiet may wait for. */
@@ -119,7 +118,7 @@ export class Pool {
     this.#options = options;
     this.#server = options.server;
     this.#clock = options.clock;
-    this.#balancer = createBalancer(options.server.loadBalancing, options.random);
+    this.#balancer = createBalancer(options.server.loadBalancing);
     this.#memory = new SessionMemory(options.server, options.store);
     this.#asks = options.server.interactive === true;
     this.#shownState = this.#state();

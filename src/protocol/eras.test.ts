@@ -6,7 +6,6 @@ import {
   latestLegacyVersion,
   legacyVersions,
   negotiate,
-  serverVersion,
   versionMetaKey,
 } from './eras.ts';
 import type { Params, Request } from './jsonrpc.ts';
@@ -24,14 +23,6 @@ describe('legacy versions', () => {
     for (const version of ['2024-10-07', '0.1.0', '2026-07-28', '2099-01-01', '', undefined, null, 5, {}]) {
       expect(negotiate(version)).toBe('2025-11-25');
     }
-  });
-
-  it('of a server are whatever it answers', () => {
-    for (const version of legacyVersions) expect(serverVersion(version)).toBe(version);
-    for (const version of ['0.1.0', '2024-10-07', 'draft', '', undefined, 7])
-      expect(serverVersion(version)).toBe('2024-11-05');
-    expect(serverVersion('2025-07-01')).toBe('2025-06-18');
-    expect(serverVersion('2099-01-01')).toBe('2025-11-25');
   });
 
   it('have batches in 2025-03-26 only', () => {

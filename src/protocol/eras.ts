@@ -2,23 +2,25 @@ import type { Message } from './jsonrpc.ts';
 
 /** Versions of the legacy era (handshake, session), oldest first. */
 export const legacyVersions = ['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'] as const;
+/** One of them. */
 export type LegacyVersion = (typeof legacyVersions)[number];
 
 /** What legacy servers are asked for, and what a client gets that asks for a version we do not know. */
 export const latestLegacyVersion: LegacyVersion = '2025-11-25';
 
 /** The first version of the modern era (stateless). */
-export const firstModernVersion = '2026-07-28';
+const firstModernVersion = '2026-07-28';
 
 /** Where a modern message names its version (specification 2026-07-28, basic, "_meta"). */
 export const versionMetaKey = 'io.modelcontextprotocol/protocolVersion';
 
+/** Whether a client may ask for it and get it. */
 export function isLegacyVersion(version: unknown): version is LegacyVersion {
   return legacyVersions.includes(version as LegacyVersion);
 }
 
 /** Versions are dates, so their order is that of their text. */
-export function isModernVersion(version: string): boolean {
+function isModernVersion(version: string): boolean {
   return /^\d{4}-\d{2}-\d{2}/.test(version) && version >= firstModernVersion;
 }
 
@@ -30,24 +32,9 @@ export function negotiate(requested: unknown): LegacyVersion {
   return isLegacyVersion(requested) ? requested : latestLegacyVersion;
 }
 
-/**
- * The rules by which a server is treated that answered `initialize` with this version. Any answer is accepted: what we do
- * not know (`0.1.0`, no string at all) counts as the oldest, a date between two versions as the earlier one.
- */
-export function serverVersion(answered: unknown): LegacyVersion {
-  if (isLegacyVersion(answered)) return answered;
-  if (typeof answered !== 'string' || !/^\d{4}-\d{2}-\d{2}/.test(answered)) return legacyVersions[0];
-  return legacyVersions.findLast((version) => version <= answered) ?? legacyVersions[0];
-}
-
 /** Whether the version has JSON-RPC batches: 2025-03-26 alone has. */
 export function hasBatches(version: string | undefined): boolean {
   return version === '2025-03-26';
-}
-
-/** Whether HTTP requests after the handshake carry `MCP-Protocol-Version`: from 2025-06-18 on. */
-export function hasVersionHeader(version: LegacyVersion): boolean {
-  return version >= '2025-06-18';
 }
 
 /**

@@ -139,8 +139,10 @@ export function failure(id: Id | null, error: ErrorObject): Failure {
   return { jsonrpc: '2.0', id, error };
 }
 
-const isObject = (value: Json): value is Params =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
+/** Whether a value is a JSON object. */
+export function isObject(value: unknown): value is Params {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
 
 const invalid = (id: Id | null, expectation: string): Classified => ({
   kind: 'invalid',

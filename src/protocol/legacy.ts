@@ -1,4 +1,4 @@
-import type { ErrorObject, Params, Request } from './jsonrpc.ts';
+import { type ErrorObject, isObject, type Params, type Request } from './jsonrpc.ts';
 
 /*
  * What a server of the legacy era may ask its client, and how it is answered where the client cannot be asked
@@ -45,6 +45,3 @@ export function declined(method: string, reason: string): { result: Params } | {
 export function lacks(capability: string): string {
   return `the client does not support ${capability}`;
 }
-
-const isObject = (value: unknown): value is Params =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
