@@ -232,6 +232,11 @@ describe('a file that is wrong', () => {
       'servers.yaml:1:23: gateway.log_level: found "INFOS", expected error, warn, info or debug; did you mean "info"?',
     ],
     [
+      'an image that none can be named',
+      'servers:\n  a: { image: "Not An Image!" }\n',
+      'servers.yaml:2:15: servers.a.image: found "Not An Image!", expected an image such as node:26 or ghcr.io/owner/name:1.2',
+    ],
+    [
       'a wrong number',
       'gateway: { port: 70000 }\nservers: {}\n',
       'servers.yaml:1:18: gateway.port: found 70000, expected 65535 or less',

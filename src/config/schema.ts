@@ -54,6 +54,13 @@ const duration = () =>
   quantity('duration', parseDurationMs, 'a duration such as 300, 300s or 5m', durationPattern);
 const size = () => quantity('size', parseSizeBytes, 'a size such as 512m or 1g', sizePattern);
 const text = () => z.string().min(1);
+
+/**
+ * The grammar of the engines: `[registry[:port]/]name[/name…][:tag][@digest]`, lower case but for the tag; or a variable,
+ * which stays as it is in a disabled server.
+ */
+const imageReference =
+  /^(?:[A-Za-z0-9.-]+(?::\d+)?\/|\[[0-9A-Fa-f:]+\](?::\d+)?\/)?[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@[A-Za-z0-9+._-]+:[0-9A-Fa-f]{32,})?$|\$\{/;
 const count = (min: number) => z.int().min(min);
 const command = () => z.array(z.string()).min(1);
 
@@ -263,7 +270,11 @@ const buildSchema = z
 /** An entry of type docker, as written. */
 export const dockerServerSchema = z.strictObject({
   type: z.literal('docker').default('docker').meta({ description: 'Implied by `image` or `build`.' }),
-  image: text().optional().meta({ description: 'The image to run; built from `build` when it is missing.' }),
+  image: z
+    .string()
+    .regex(imageReference, { error: 'expected an image such as node:26 or ghcr.io/owner/name:1.2' })
+    .optional()
+    .meta({ description: 'The image to run; built from `build` when it is missing.' }),
   build: buildSchema.optional().meta({
     description: 'Folder with a Dockerfile; built when the image is missing or the sources changed.',
   }),

@@ -29,8 +29,8 @@ const maxHeaderBytes = 16 * 1024;
 /** After this, a peer that has silently gone is looked for. */
 const tcpKeepAliveMs = 60_000;
 
-/** `/mcp` for all servers, `/{server}/mcp` for one. */
-const mcpPath = /^(?:\/([^/?]+))?\/mcp(?:\?|$)/;
+/** `/mcp` for all servers, `/{server}/mcp` for one; proxies send the whole address (RFC 9112, section 3.2.2). */
+const mcpPath = /^(?:https?:\/\/[^/?]+)?(?:\/([^/?]+))?\/mcp(?:\?|$)/;
 
 /** The HTTP edge: checks every request, then hands it to the MCP endpoints or the plain routes. */
 export class HttpServer {

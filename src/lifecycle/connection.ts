@@ -14,7 +14,15 @@ import {
 } from '../protocol/jsonrpc.ts';
 import { type Exit, type Instance, type Noise, NotWritten } from '../runtimes/runtime.ts';
 import { type Ask, ClientQuestions, capabilityFor, declared, declined } from './client-questions.ts';
-import { crashed, endedBeforeReady, neverReady, type Remains, seconds, sizeText } from './diagnosis.ts';
+import {
+  crashed,
+  endedBeforeReady,
+  neverReady,
+  type Remains,
+  seconds,
+  sizeText,
+  withoutSecrets,
+} from './diagnosis.ts';
 import { FloodGuard } from './flood-guard.ts';
 import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
 
@@ -220,6 +228,17 @@ export class Connection {
         },
       );
     }
+    const result: unknown = outcome.result;
+    if (typeof result !== 'object' || result === null || Array.isArray(result)) {
+      throw new GatewayError(
+        'handshake_failed',
+        `Server ${this.#server.name} answered initialize with ${JSON.stringify(result).slice(0, 100)}, expected an object`,
+        {
+          server: this.#server.name,
+          hint: 'The result has protocolVersion, capabilities and serverInfo; the server’s author can mend that.',
+        },
+      );
+    }
     const { protocolVersion, capabilities: offered, serverInfo, instructions } = outcome.result;
     this.#isReady = true;
     this.#tell({ jsonrpc: '2.0', method: 'notifications/initialized' });
@@ -279,7 +298,8 @@ export class Connection {
       this.#takeOversize(noise);
       return;
     }
-    this.#firstGarbage ??= noise.text;
+    this.#firstGarbage ??= withoutSecrets(this.#server, noise.text);
+    if (noise.id !== undefined) this.#takeBrokenAnswer(noise.id, noise.text);
     if (!this.#flood.spend(1 + Math.floor(noise.bytes / floodLineBytes))) this.#flooded();
   }
 
@@ -371,6 +391,26 @@ export class Connection {
     this.#remove(pending);
     if (pending.kind === 'call') this.#answered += 1;
     pending.resolve('error' in response ? { error: response.error } : { result: response.result });
+    if (this.#suspects.size > 0) this.#judgeSuspects();
+  }
+
+  /** An answer that cannot be used: its call need not wait for a better one. */
+  #takeBrokenAnswer(id: Id, text: string): void {
+    this.#ghosts.delete(id as number);
+    const pending = this.#pending.get(id as number);
+    if (!pending) return;
+    const { name } = this.#server;
+    this.#remove(pending);
+    pending.reject(
+      new GatewayError(
+        pending.method === initialize ? 'handshake_failed' : 'upstream_error',
+        `Server ${name} answered ${pending.method} with what is no JSON-RPC response: ${withoutSecrets(this.#server, text)}`,
+        {
+          server: name,
+          hint: 'A response has jsonrpc "2.0", the request’s id, and either result or an error object; the server’s author can mend that.',
+        },
+      ),
+    );
     if (this.#suspects.size > 0) this.#judgeSuspects();
   }
 

@@ -111,11 +111,12 @@ function details(remains: Remains) {
 }
 
 function shown({ server, stderr }: Remains): string[] {
-  const secrets = secretsOf(server);
-  return stderr.slice(-shownLines).map((line) => {
-    const hidden = secrets.reduce((text, secret) => text.replaceAll(secret, '***'), line);
-    return printable(hidden, shownLineChars);
-  });
+  return stderr.slice(-shownLines).map((line) => printable(withoutSecrets(server, line), shownLineChars));
+}
+
+/** What the server wrote, without the secrets of its environment. */
+export function withoutSecrets(server: ServerConfig, text: string): string {
+  return secretsOf(server).reduce((rest, secret) => rest.replaceAll(secret, '***'), text);
 }
 
 const secretName = /key|token|secret|passw|credential|auth|cookie|dsn|_pat$/i;

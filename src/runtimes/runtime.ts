@@ -64,7 +64,7 @@ export interface Noise {
   /** The line's beginning, at most 200 characters, control characters escaped. */
   text: string;
   bytes: number;
-  /** The request that a dropped line answers, where its beginning or its end shows that. */
+  /** The request that a dropped or broken line answers, where it shows that. */
   id?: Id;
   /** The line goes on, and may do so for ever. */
   isEndless?: boolean;

@@ -51,6 +51,24 @@ describe('MessageReader', () => {
     expect(new Set(noise.map((item) => item.kind))).toEqual(new Set(['garbage']));
   });
 
+  it.each([
+    ['both a result and an error', '{"jsonrpc":"2.0","id":7,"result":{},"error":{"code":1,"message":""}}', 7],
+    ['neither of them', '{"jsonrpc":"2.0","id":7}', 7],
+    ['an error that is a string', '{"jsonrpc":"2.0","id":"a","error":"no"}', 'a'],
+    ['another version', '{"jsonrpc":"1.0","id":7,"result":{}}', 7],
+    ['a number that is none', '{"jsonrpc":"2.0","id":7,"result":{"mean":NaN}}', 7],
+    ['too many levels', `{"jsonrpc":"2.0","id":7,"result":${'['.repeat(5000)}${']'.repeat(5000)}}`, 7],
+    ['no envelope: a line of a log', '{"level":"error","id":7,"error":"no"}', undefined],
+    ['a method: a broken request', '{"jsonrpc":"2.0","id":7,"method":5}', undefined],
+  ])('tells which request a broken answer is for: %s', async (_what, text, id) => {
+    const { reader: it, messages, noise } = reader();
+    it.push(Buffer.from(`${text}\n`));
+    it.end();
+    await it.ended;
+    expect(messages).toEqual([]);
+    expect(noise.map((item) => [item.kind, item.id])).toEqual([['garbage', id]]);
+  });
+
   it('bounds what it says of a line of garbage', async () => {
     const { reader: it, noise } = reader();
     it.push(Buffer.from(`${'é\u0007'.repeat(50_000)}\n`));

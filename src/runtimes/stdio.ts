@@ -18,6 +18,8 @@ const windowMs = 100;
 /** What a flood waits between two slices. */
 const floodPauseMs = 4;
 const noiseChars = 200;
+/** The part of a line, at each end, in which its envelope is looked for when it cannot be parsed. */
+const envelopeBytes = 800;
 
 export interface MessageReaderOptions {
   /** Longest line that is taken. */
@@ -123,16 +125,19 @@ export class MessageReader {
 
   #takeLine(line: Buffer): void {
     const first = line[0];
+    let id: Id | undefined;
     // Most garbage is a log line: seeing that is far cheaper than having JSON.parse fail.
     if (first === 0x7b || first === 0x5b || first === 0x20 || first === 0x09) {
-      const messages = messagesOf(line);
-      if (messages) {
-        for (const message of messages) this.#options.onMessage(message);
+      const read = readLine(line);
+      if ('messages' in read) {
+        for (const message of read.messages) this.#options.onMessage(message);
         return;
       }
+      id = read.id;
     }
     const text = printable(line.subarray(0, noiseChars * 4).toString('utf8'), noiseChars);
-    if (text.trim() !== '') this.#options.onNoise({ kind: 'garbage', text, bytes: line.length });
+    if (text.trim() === '') return;
+    this.#options.onNoise({ kind: 'garbage', text, bytes: line.length, ...(id === undefined ? {} : { id }) });
   }
 }
 
@@ -153,22 +158,30 @@ export function readMessages(
   return reader;
 }
 
-/** The messages of a line (a batch has several), or undefined when it is none. */
-function messagesOf(line: Buffer): Message[] | undefined {
+/** The messages of a line (a batch has several). One that is none may still be a broken answer to the request `id`. */
+function readLine(line: Buffer): { messages: Message[] } | { id: Id | undefined } {
   let value: unknown;
   try {
     value = parseMessage(line);
   } catch {
-    return undefined;
+    const head = line.subarray(0, envelopeBytes).toString('utf8');
+    return { id: answeredId(head, line.subarray(-envelopeBytes).toString('utf8')) };
   }
   const classified = (Array.isArray(value) ? value : [value]).map(classify);
-  if (classified.length === 0) return undefined;
   const messages: Message[] = [];
   for (const item of classified) {
-    if (item.kind === 'invalid') return undefined;
+    if (item.kind === 'invalid') return { id: brokenAnswerId(value) };
     messages.push(item.message);
   }
-  return messages;
+  return messages.length === 0 ? { id: undefined } : { messages };
+}
+
+/** A line of a log may have an id too; only a JSON-RPC envelope without a method is an answer. */
+function brokenAnswerId(value: unknown): Id | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  if (!Object.hasOwn(value, 'jsonrpc') || Object.hasOwn(value, 'method')) return undefined;
+  const { id } = value as { id?: unknown };
+  return isId(id) ? id : undefined;
 }
 
 /**

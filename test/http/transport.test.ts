@@ -45,6 +45,28 @@ function rawRequest(options: {
   );
 }
 
+describe('the address', () => {
+  it('may be the whole one, as proxies send it', async () => {
+    const { port } = new URL(gateway.origin);
+    const body = JSON.stringify({
+      jsonrpc: '2.0',
+      id: 1,
+      method: 'initialize',
+      params: { protocolVersion: '2025-11-25' },
+    });
+    const headers = {
+      host: `localhost:${port}`,
+      'content-type': 'application/json',
+      accept: 'application/json, text/event-stream',
+    };
+    for (const path of [`http://localhost:${port}/mcp`, `http://localhost:${port}/tiny/mcp`]) {
+      const answer = await rawRequest({ method: 'POST', path, headers, body });
+      expect(answer.status).toBe(200);
+      expect(JSON.parse(answer.text).result.protocolVersion).toBe('2025-11-25');
+    }
+  });
+});
+
 describe('initialize', () => {
   it.each(['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'])('agrees on %s', async (version) => {
     const answer = await new RawHttpClient(gateway).initialize(version);

@@ -70,6 +70,20 @@ describe('the handshake', () => {
     });
   });
 
+  it.each([null, 42, []])('refuses %j as an answer, in words', async (result) => {
+    const { fleet } = scriptedFleet(undefined, {
+      script: {
+        initialize: (instance, request) =>
+          instance.says({ jsonrpc: '2.0', id: request.id, result: result as unknown as Params }),
+      },
+    });
+    const error = await rejection(fleet.call('files', call()));
+    expect(error).toMatchObject({ code: 'handshake_failed', server: 'files' });
+    expect(error.message).toBe(
+      `Server files answered initialize with ${JSON.stringify(result)}, expected an object`,
+    );
+  });
+
   it('takes whatever version is answered', async () => {
     const { fleet } = scriptedFleet(undefined, {
       script: {
@@ -597,6 +611,20 @@ describe('a server that writes too much', () => {
     expect(c.instance.open).toHaveLength(1);
   });
 
+  it('fails the call whose answer is broken at once, and no other', async () => {
+    const c = await conversation();
+    const a = await c.send();
+    const b = await c.send();
+    c.instance.writesNoise('{"jsonrpc":"2.0","id":2}', 24, 'garbage', a.request.id as number);
+    expect(await rejection(a.outcome)).toMatchObject({
+      code: 'upstream_error',
+      server: 'files',
+      message: 'Server files answered tools/call with what is no JSON-RPC response: {"jsonrpc":"2.0","id":2}',
+    });
+    c.instance.answer(b.request, { fine: true });
+    expect(await b.outcome).toEqual({ result: { fine: true } });
+  });
+
   it('pays for huge garbage by its size', async () => {
     const c = await conversation();
     const { outcome } = await c.send();
@@ -717,5 +745,20 @@ describe('secrets', () => {
     const error = await rejection(outcome);
     expect(JSON.stringify([error.message, error.data])).not.toMatch(/hunter22|\\u001b/);
     expect(error.message).toMatch(/401 for token \*\*\* in mode verbose/);
+  });
+
+  it('that a server prints where its messages belong do not reach the client', async () => {
+    const c = await conversation({ env: { API_TOKEN: 'hunter22' } });
+    const { outcome, request } = await c.send();
+    c.instance.writesNoise('{"jsonrpc":"2.0","token":"hunter22"}', 36, 'garbage', request.id as number);
+    const error = await rejection(outcome);
+    expect(error.message).toMatch(/no JSON-RPC response: .*"token":"\*\*\*"/);
+
+    const next = await c.send();
+    for (let n = 0; n < 30_000; n++) c.instance.writesNoise('hunter22');
+    expect(await rejection(next.outcome)).toMatchObject({
+      code: 'flooded',
+      message: expect.not.stringContaining('hunter22'),
+    });
   });
 });
