@@ -195,6 +195,17 @@ export class Connection {
     return this.#firstGarbage;
   }
 
+  /** Whether a call that was given up, and is not this caller's, may still be worked on. */
+  isHaunted(caller: string | undefined): boolean {
+    if (this.#ghosts.size === 0 || this.#owner.onRequest) return false;
+    const now = this.#clock.now();
+    for (const [id, ghost] of this.#ghosts) {
+      if (ghost.untilMs <= now) this.#ghosts.delete(id);
+      else if (caller === undefined || ghost.caller !== caller) return true;
+    }
+    return false;
+  }
+
   /** Takes the instance whose messages have been given to `receive` since its start. */
   attach(instance: Instance): void {
     this.#instance = instance;
@@ -557,20 +568,9 @@ export class Connection {
   #soleCall(): Pending | undefined {
     if (this.#calls !== 1) return undefined;
     for (const pending of this.#pending.values()) {
-      if (pending.kind === 'call') return this.#isHaunted(pending.caller) ? undefined : pending;
+      if (pending.kind === 'call') return this.isHaunted(pending.caller) ? undefined : pending;
     }
     return undefined;
-  }
-
-  /** Whether a call that was given up, and is not this caller's, may still be worked on. */
-  #isHaunted(caller: string | undefined): boolean {
-    if (this.#ghosts.size === 0 || this.#owner.onRequest) return false;
-    const now = this.#clock.now();
-    for (const [id, ghost] of this.#ghosts) {
-      if (ghost.untilMs <= now) this.#ghosts.delete(id);
-      else if (caller === undefined || ghost.caller !== caller) return true;
-    }
-    return false;
   }
 
   #takeRequest(request: Request): void {

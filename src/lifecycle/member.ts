@@ -185,6 +185,11 @@ export class Member implements Candidate {
     return this.#connection.answered;
   }
 
+  /** Whether what it asks or logs during a call of this caller could be about another's that was given up. */
+  isHaunted(caller: string | undefined): boolean {
+    return this.#connection.isHaunted(caller);
+  }
+
   /** Starts it; how that ends is told to the owner. */
   async start(): Promise<void> {
     const { server, runtime, clock, events, capacity, slots, owner } = this.#options;

@@ -173,7 +173,7 @@ export class Pool {
 
   #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
     if (purpose === 'upkeep' || group.line.calls.size === 0) {
-      const member = this.#available(group, purpose);
+      const member = this.#available(group, purpose, options.affinity);
       if (member) return Promise.resolve(member.grant(purpose, options.affinity));
     }
     return this.#enqueue(group, options);
@@ -381,12 +381,12 @@ export class Pool {
   #serve(group: Group): void {
     if (group.line.size === 0) return;
     for (const waiter of group.line.upkeep) {
-      const member = this.#available(group, 'upkeep');
+      const member = this.#available(group, 'upkeep', waiter.caller);
       if (!member) break;
       waiter.grant(member.grant('upkeep', waiter.caller));
     }
     for (const waiter of group.line.calls) {
-      const member = this.#available(group, 'call');
+      const member = this.#available(group, 'call', waiter.caller);
       if (!member) break;
       waiter.grant(member.grant('call', waiter.caller));
     }
@@ -418,9 +418,10 @@ export class Pool {
     }
   }
 
-  #available(group: Group, purpose: Purpose): Member | undefined {
+  #available(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
     const { members } = group;
     if (purpose === 'upkeep') return members.find(({ state }) => state === 'ready');
+    this.#replaceHaunted(group, caller);
     const limit = this.#concurrency(group);
     if (members.length === 1) {
       const only = members[0]!;
@@ -428,6 +429,17 @@ export class Pool {
     }
     const candidates = members.filter(({ state, calls }) => state === 'ready' && calls < limit);
     return candidates.length === 0 ? undefined : this.#balancer.pick(candidates);
+  }
+
+  /**
+   * An instance that may still ask on behalf of a call that was given up could only be refused its questions for another caller: that one
+   * gets a fresh instance. Where memory matters it stays.
+   */
+  #replaceHaunted(group: Group, caller: string | undefined): void {
+    if (!this.#asks || group.affinity !== undefined || this.#server.stateful) return;
+    for (const member of [...group.members]) {
+      if (member.state === 'ready' && member.calls === 0 && member.isHaunted(caller)) member.retire('drain');
+    }
   }
 
   /** A shared server that asks its clients gets one call at a time, so that each question has one possible addressee. */

@@ -306,7 +306,7 @@ describe('questions of the server', () => {
   });
 
   it('are never brought to another client than that of a call which was cancelled and may still run', async () => {
-    const c = await conversation();
+    const c = await conversation({ interactive: false });
     const abort = new AbortController();
     let asked = 0;
     const onRequest = async (): Promise<Outcome> => {
@@ -341,6 +341,51 @@ describe('questions of the server', () => {
     c.instance.answer(c.instance.open[0]!, {});
     expect(await next).toEqual({ result: {} });
     expect(c.runtime.violations).toEqual([]);
+  });
+
+  it('of a server that is known to ask reach the client after one who gave up: its call gets a fresh instance', async () => {
+    const c = await conversation();
+    c.fleet.markInteractive('files');
+    let asked = 0;
+    const onRequest = async (): Promise<Outcome> => {
+      asked += 1;
+      return { result: { action: 'accept' } };
+    };
+    const abort = new AbortController();
+    await c.send({}, { signal: abort.signal, onRequest, affinity: 's1' });
+    const first = c.instance;
+    abort.abort();
+    await settle();
+    const mine = await c.send({}, { onRequest, affinity: 's1' });
+    expect(c.instance).toBe(first);
+    first.answer(mine.request, {});
+    await settle();
+
+    const lines: unknown[] = [];
+    const other = await c.send({}, { onRequest, onNotification: (line) => lines.push(line), affinity: 's2' });
+    expect(c.instance).not.toBe(first);
+    await c.says(logLine('for s2'));
+    await c.says(asks(1));
+    expect(asked).toBe(1);
+    expect(lines).toHaveLength(1);
+    c.instance.answer(other.request, {});
+    expect(await other.outcome).toEqual({ result: {} });
+    expect(c.runtime.running).toEqual([c.instance]);
+    expect(c.runtime.violations).toEqual([]);
+  });
+
+  it('of a server whose memory matters are refused rather than that it is replaced', async () => {
+    const c = await conversation({ stateful: true, isolation: 'shared' });
+    c.fleet.markInteractive('files');
+    const abort = new AbortController();
+    await c.send({}, { signal: abort.signal, affinity: 's1' });
+    const first = c.instance;
+    abort.abort();
+    await settle();
+    await c.send({}, { affinity: 's2' });
+    expect(c.instance).toBe(first);
+    await c.says(asks(1));
+    expect(first.answerTo(1)).toMatchObject({ error: { code: -32000 } });
   });
 
   it('of a session’s own instance reach the session without a call, or with several', async () => {
