@@ -22,11 +22,12 @@ import {
   success,
 } from '../protocol/jsonrpc.ts';
 import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
+import { isLogged, isLogLevel } from '../protocol/log-levels.ts';
 import { Conversation, type Stream } from './conversation.ts';
 import { withExposedUris } from './exposed-uris.ts';
 import { errorObjectOf, failureOf } from './failure.ts';
 import { instructionsOf } from './instructions.ts';
-import { isLogged, isLogLevel, LevelCounts } from './log-levels.ts';
+import { LevelCounts } from './level-counts.ts';
 import { type ChangedList, Notifications } from './notifications.ts';
 
 /** What the gateway needs of the catalog. A `session` counts where it has an instance of its own. */

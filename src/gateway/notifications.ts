@@ -1,8 +1,8 @@
 import type { Subscription } from '../access/sessions.ts';
 import type { Clock } from '../base/async.ts';
 import type { Notification } from '../protocol/jsonrpc.ts';
+import { isLogged } from '../protocol/log-levels.ts';
 import type { Conversation } from './conversation.ts';
-import { isLogged } from './log-levels.ts';
 
 export type ChangedList = 'tools' | 'resources' | 'prompts';
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { acceptedOf } from './mcp.ts';
+import { acceptedOf } from './replies.ts';
 
 describe('what an Accept header lets us answer with', () => {
   it.each([

@@ -1,5 +1,4 @@
-/** RFC 5424 severities as MCP names them, the most verbose first. */
-const levels = ['debug', 'info', 'notice', 'warning', 'error', 'critical', 'alert', 'emergency'];
+import { logLevels } from '../protocol/log-levels.ts';
 
 /** Stands for those who ask without a session. */
 type Asker = string | undefined;
@@ -21,11 +20,8 @@ export class DesiredState {
   /** The most verbose level that anybody wants, or what `only` wants; undefined: the server's own choice. */
   level(only?: { asker: Asker }): string | undefined {
     if (only) return this.#levels.get(only.asker);
-    let lowest: string | undefined;
-    for (const level of this.#levels.values()) {
-      if (lowest === undefined || levels.indexOf(level) < levels.indexOf(lowest)) lowest = level;
-    }
-    return lowest;
+    const wanted = new Set(this.#levels.values());
+    return logLevels.find((level) => wanted.has(level));
   }
 
   watch(asker: Asker, uri: string): void {
