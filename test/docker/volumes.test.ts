@@ -131,6 +131,31 @@ describe('a named volume', () => {
     }
   });
 
+  it.each([
+    ['made by root', 'RUN mkdir -p /kept/inside && touch /kept/seed'],
+    ['declared', 'VOLUME /kept'],
+  ])(
+    'whose mount point was %s in an image that the gateway builds is written by its user',
+    async (_, line) => {
+      const context = await mkdtemp(path.join(folder, 'rooted-'));
+      await writeFile(path.join(context, 'Dockerfile'), `FROM mcp-fixtures\n${line}\n`);
+      try {
+        const running = await test.start(
+          fixtureServer('rooted', {
+            image: 'mcp-test-rooted',
+            build: { context, dockerfile: 'Dockerfile', args: {} },
+            volumes: [named(fresh())],
+          }),
+        );
+        expect((await running.inspect()).Config.User).toBe('65534:65534');
+        expect((await running.shell('touch /kept/x && echo written')).output).toBe('written');
+        await running.instance.stop({ graceMs: 1_000 });
+      } finally {
+        await removeImage('mcp-test-rooted');
+      }
+    },
+  );
+
   // Podman gives a fresh volume to whoever mounts it first.
   it.skipIf(isPodman)(
     'that another image’s user cannot write is named with its mend, and leaves no container',

@@ -131,15 +131,21 @@ export class Images {
     targets: string[],
     options: PrepareOptions,
   ): Promise<ImageFacts> {
-    const digest = digestOf([image.facts.id, user.text, targets]);
     const owner = /^\d+$/.test(user.text) ? `${user.text}:0` : user.text;
     const lines = [`FROM ${image.tag}`];
     const files: { name: string; isDirectory: true }[] = [];
-    // COPY, not RUN: it works in images without a shell, and whatever USER says.
+    // COPY, not RUN: it works in images without a shell, and whatever USER says. From the folder above, because COPY leaves the
+    // owner of its destination as it is when the image has that already.
     for (const [index, target] of targets.entries()) {
-      files.push({ name: `mount-${index}`, isDirectory: true });
-      lines.push(`COPY --chown=${owner} ["mount-${index}/", "${target.replace(/\/*$/, '/')}"]`);
+      const mount = `mount-${index}`;
+      files.push(
+        { name: mount, isDirectory: true },
+        { name: `${mount}/${path.posix.basename(target)}`, isDirectory: true },
+      );
+      const above = path.posix.dirname(target.replace(/\/*$/, '')).replace(/\/*$/, '/');
+      lines.push(`COPY --chown=${owner} ["${mount}/", "${above}"]`);
     }
+    const digest = digestOf([image.facts.id, lines, files]);
     const recipe: Recipe = {
       tag: `mcp-gateway-volumes:${digest.slice(0, 16)}`,
       digest,
