@@ -1,7 +1,25 @@
 import { logLevels } from '../protocol/log-levels.ts';
+import type { Handshake } from './lease.ts';
 
 /** Stands for those who ask without a session. */
 type Asker = string | undefined;
+
+/** Whose wishes count; without it, everybody's. */
+export interface Only {
+  asker: Asker;
+}
+
+/** An instance as far as wishes concern it. */
+interface Instructed {
+  readonly state: string;
+  readonly handshake: Handshake | undefined;
+  /** Resources that it was asked to watch. */
+  readonly watched: Set<string>;
+  /** The log level that it was asked for. */
+  level: string | undefined;
+  /** Sends a request whose answer does not matter. */
+  ask(method: string, params: Record<string, unknown>): void;
+}
 
 /**
  * What clients want of a server beyond single calls: a log level, resources to watch. Kept so that an instance that is
@@ -18,7 +36,7 @@ export class DesiredState {
   }
 
   /** The most verbose level that anybody wants, or what `only` wants; undefined: the server's own choice. */
-  level(only?: { asker: Asker }): string | undefined {
+  level(only?: Only): string | undefined {
     if (only) return this.#levels.get(only.asker);
     const wanted = new Set(this.#levels.values());
     return logLevels.find((level) => wanted.has(level));
@@ -41,7 +59,7 @@ export class DesiredState {
   }
 
   /** What anybody watches, or what `only` does. */
-  watched(only?: { asker: Asker }): string[] {
+  watched(only?: Only): string[] {
     const entries = [...this.#watchers];
     return entries.filter(([, askers]) => !only || askers.has(only.asker)).map(([uri]) => uri);
   }
@@ -50,5 +68,40 @@ export class DesiredState {
   forget(asker: string): string[] {
     this.#levels.delete(asker);
     return [...this.#watchers.keys()].filter((uri) => this.unwatch(asker, uri));
+  }
+
+  /** Tells an instance that is ready everything that is wanted of it. */
+  applyTo(instance: Instructed, only?: Only): void {
+    this.applyLevelTo(instance, only);
+    for (const uri of this.watched(only)) this.watchOn(instance, uri);
+  }
+
+  applyLevelTo(instance: Instructed, only?: Only): void {
+    const level = this.level(only);
+    if (instance.state !== 'ready' || level === undefined || instance.level === level) return;
+    if (!instance.handshake!.capabilities.logging) return;
+    instance.level = level;
+    instance.ask('logging/setLevel', { level });
+  }
+
+  watchOn(instance: Instructed, uri: string): void {
+    const { resources } = instance.handshake?.capabilities ?? {};
+    if (instance.state !== 'ready' || instance.watched.has(uri)) return;
+    if (!(resources as { subscribe?: unknown } | undefined)?.subscribe) return;
+    instance.watched.add(uri);
+    instance.ask('resources/subscribe', { uri });
+  }
+
+  /** Only for what nobody wants any more: a subscription that is just being made is nobody's wish yet. */
+  unwatchOn(instance: Instructed, uri: string): void {
+    if (instance.state === 'ready' && instance.watched.delete(uri)) {
+      instance.ask('resources/unsubscribe', { uri });
+    }
+  }
+
+  /** Has an instance forget what nobody wants any more, after a time in which it could not be told. */
+  unwatchUnwantedOn(instance: Instructed, only?: Only): void {
+    const wanted = new Set(this.watched(only));
+    for (const uri of [...instance.watched]) if (!wanted.has(uri)) this.unwatchOn(instance, uri);
   }
 }

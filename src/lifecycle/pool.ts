@@ -1,5 +1,5 @@
-import { Backoff, type Clock, type Semaphore } from '../base/async.ts';
-import { asGatewayError, type ErrorCode, GatewayError } from '../base/errors.ts';
+import type { Clock, Semaphore } from '../base/async.ts';
+import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { Store } from '../base/store.ts';
 import type { GatewayConfig, ServerConfig } from '../config/schema.ts';
 import type { Events, ServerState } from '../observability/events.ts';
@@ -8,8 +8,9 @@ import type { Runtime } from '../runtimes/runtime.ts';
 import { type Balancer, createBalancer } from './balancer.ts';
 import type { Capacity } from './capacity.ts';
 import { cancelled } from './connection.ts';
-import { DesiredState } from './desired-state.ts';
+import { DesiredState, type Only } from './desired-state.ts';
 import { seconds } from './diagnosis.ts';
+import { Failures, type LastError } from './failures.ts';
 import type { InstanceListener, Lease, LeaseOptions } from './lease.ts';
 import { Member, type MemberOwner, type Purpose, type StopReason } from './member.ts';
 import { prepare } from './readiness.ts';
@@ -34,7 +35,7 @@ export interface PoolStatus {
   instances: InstanceStatus[];
   /** Calls that wait for an instance. */
   waiting: number;
-  lastError: { code: ErrorCode; message: string; hint: string | undefined; atMs: number } | undefined;
+  lastError: LastError | undefined;
   /** While it is in back-off. */
   retryAtMs: number | undefined;
 }
@@ -58,8 +59,6 @@ export interface PoolOptions {
   onChange(): void;
 }
 
-/** Failures in a row after which calls are refused until the next try. */
-const breakerFailures = 3;
 /** How often a minimum of instances is tried again when the engine is away. */
 const keepRetryMs = 5000;
 
@@ -96,20 +95,15 @@ export class Pool {
   readonly #server: ServerConfig;
   readonly #clock: Clock;
   readonly #balancer: Balancer;
-  readonly #backoff = new Backoff();
+  readonly #failures: Failures;
   readonly #desired = new DesiredState();
   readonly #groups = new Map<string | undefined, Group>();
   readonly #memory: SessionMemory;
   #asks: boolean;
   #nextSerial = 1;
   #waiting = 0;
-  /** Failures ever counted; instances of one wave fail together and count once. */
-  #failures = 0;
-  readonly #bornAfter = new WeakMap<Member, number>();
-  #retryAtMs = 0;
   #cancelRetry: (() => void) | undefined;
   #cancelKeep: (() => void) | undefined;
-  #lastError: PoolStatus['lastError'];
   #startFailed = false;
   #shownState: ServerState = 'stopped';
   #isClosed = false;
@@ -120,10 +114,9 @@ export class Pool {
     this.#clock = options.clock;
     this.#balancer = createBalancer(options.server.loadBalancing);
     this.#memory = new SessionMemory(options.server, options.store);
+    this.#failures = new Failures(options.server, options.clock);
     this.#asks = options.server.interactive === true;
     this.#shownState = this.#state();
-    const { problem } = options.server;
-    if (problem) this.#lastError = { ...problem, atMs: this.#clock.now() };
   }
 
   get server(): ServerConfig {
@@ -203,8 +196,8 @@ export class Pool {
     const shared = this.#groups.get(undefined);
     if (!shared) return;
     for (const member of [...shared.members]) {
-      this.#applyLevel(member, shared);
-      for (const uri of unwatched) this.#unwatch(member, uri);
+      this.#desired.applyLevelTo(member, this.#only(shared));
+      for (const uri of unwatched) this.#desired.unwatchOn(member, uri);
       member.look();
     }
     this.#makeRoom();
@@ -213,7 +206,7 @@ export class Pool {
   setLogLevel(affinity: string | undefined, level: string | undefined): void {
     this.#desired.setLevel(affinity, level);
     for (const group of this.#groups.values())
-      for (const member of group.members) this.#applyLevel(member, group);
+      for (const member of group.members) this.#desired.applyLevelTo(member, this.#only(group));
   }
 
   /** Remembers that a session watches a resource, or no longer does; running instances are told. */
@@ -222,8 +215,8 @@ export class Pool {
     else if (!this.#desired.unwatch(affinity, uri)) return;
     const group = this.#groups.get(this.#server.isolation === 'session' ? affinity : undefined);
     for (const member of group?.members ?? []) {
-      if (on) this.#watch(member, uri);
-      else this.#unwatch(member, uri);
+      if (on) this.#desired.watchOn(member, uri);
+      else this.#desired.unwatchOn(member, uri);
     }
   }
 
@@ -250,9 +243,9 @@ export class Pool {
       return;
     const group = this.#groupOf(undefined);
     while (group.members.length < min && group.members.length + group.leaving.size < group.max) {
-      const waitMs = this.#retryAtMs - this.#clock.now();
-      if (waitMs > 0) {
-        this.#keepLater(waitMs);
+      const { retryInMs } = this.#failures;
+      if (retryInMs > 0) {
+        this.#keepLater(retryInMs);
         return;
       }
       this.#start(group, 'call');
@@ -261,8 +254,7 @@ export class Pool {
 
   /** The engine is there again: what failed may work now. */
   forgive(): void {
-    this.#backoff.succeed();
-    this.#retryAtMs = 0;
+    this.#failures.forgive();
     this.#cancelKeep?.();
     this.#cancelKeep = undefined;
     this.keepMinimum();
@@ -346,8 +338,8 @@ export class Pool {
       state: this.#state(),
       instances,
       waiting: this.#waiting,
-      lastError: this.#lastError,
-      retryAtMs: this.#retryAtMs > this.#clock.now() ? this.#retryAtMs : undefined,
+      lastError: this.#failures.last,
+      retryAtMs: this.#failures.retryAtMs,
     };
   }
 
@@ -485,7 +477,7 @@ export class Pool {
       events,
       owner: this.#ownerFor(group),
     });
-    this.#bornAfter.set(member, this.#failures);
+    this.#failures.began(member);
     group.members.push(member);
     group.line.say(`starting ${this.#server.name}`);
     void member.start();
@@ -494,51 +486,17 @@ export class Pool {
 
   /** Whether the server is given another try now; if not, those who wait are told, or wait for the next one. */
   #mayStart(group: Group): boolean {
-    const waitMs = this.#retryAtMs - this.#clock.now();
-    if (waitMs <= 0) return true;
-    if (this.#backoff.failures >= breakerFailures && group.members.length === 0) {
-      group.line.refuseAll(this.#failing(waitMs));
+    const { retryInMs, isBreakerOpen } = this.#failures;
+    if (retryInMs === 0) return true;
+    if (isBreakerOpen && group.members.length === 0) {
+      group.line.refuseAll(this.#failures.refusal());
     } else {
       this.#cancelRetry ??= this.#clock.schedule(() => {
         this.#cancelRetry = undefined;
         for (const waiting of [...this.#groups.values()]) this.#serve(waiting);
-      }, waitMs);
+      }, retryInMs);
     }
     return false;
-  }
-
-  #failing(waitMs: number): GatewayError {
-    const { name } = this.#server;
-    const last = this.#lastError;
-    const { failures } = this.#backoff;
-    return new GatewayError(
-      'server_failing',
-      `Server ${name} failed ${failures} times in a row and is tried again in ${seconds(waitMs)}${last ? `. The last time: ${last.message}` : ''}`,
-      {
-        server: name,
-        hint: last?.hint,
-        data: { retryInMs: waitMs, failures, ...(last && { reason: last.code }) },
-      },
-    );
-  }
-
-  /** Instances that were there when the last failure was counted belong to it. */
-  #countFailure(member: Member, isCrash: boolean): void {
-    if (!this.#isOfThisWave(member)) return;
-    if (member.answered > 0) this.#backoff.succeed();
-    this.#failures += 1;
-    const delayMs = this.#backoff.fail();
-    // A crash alone must not make the next call wait.
-    this.#retryAtMs = isCrash && this.#backoff.failures === 1 ? 0 : this.#clock.now() + delayMs;
-  }
-
-  /** Whether it was started after the last failure, so that how it fares says something new. */
-  #isOfThisWave(member: Member): boolean {
-    return this.#bornAfter.get(member) === this.#failures;
-  }
-
-  #remember({ code, message, hint }: GatewayError): void {
-    this.#lastError = { code, message, hint, atMs: this.#clock.now() };
   }
 
   #ownerFor(group: Group): MemberOwner {
@@ -559,7 +517,7 @@ export class Pool {
         group.line.startEnded();
         group.line.forgetNote();
         this.#startFailed = false;
-        this.#applyDesired(member, group);
+        this.#desired.applyTo(member, this.#only(group));
         this.#serve(group);
         for (const other of [...group.members]) if (other !== member) other.look();
         listener.onReady(name, group.affinity, member.startedFor);
@@ -569,45 +527,41 @@ export class Pool {
         group.line.startEnded();
         group.line.forgetNote();
         if (isFault) {
-          this.#remember(error);
+          this.#failures.remember(error);
           this.#startFailed = true;
           // An engine that is away says nothing about the server, and to ask it again costs nothing.
-          if (error.code !== 'engine_unreachable') this.#countFailure(member, false);
-          this.#keepLater(Math.max(keepRetryMs, this.#retryAtMs - this.#clock.now()));
+          if (error.code !== 'engine_unreachable') this.#failures.count(member, { isCrash: false });
+          this.#keepLater(Math.max(keepRetryMs, this.#failures.retryInMs));
         }
         if (group.members.length > 0 || !isFault) this.#serve(group);
         else group.line.refuseAll(error);
         onChange();
       },
       onFree: (member) => {
-        if (this.#backoff.failures > 0 && member.answered > 0 && this.#isOfThisWave(member)) {
-          this.#backoff.succeed();
-          this.#retryAtMs = 0;
-        }
+        this.#failures.forgiveIfWell(member);
         if (group.line.size > 0) this.#serve(group);
         onChange();
       },
       onThawed: (member) => {
-        this.#applyDesired(member, group);
-        const wanted = new Set(this.#desired.watched(this.#only(group)));
-        for (const uri of [...member.watched]) if (!wanted.has(uri)) this.#unwatch(member, uri);
+        this.#desired.applyTo(member, this.#only(group));
+        this.#desired.unwatchUnwantedOn(member, this.#only(group));
         if (group.line.size > 0) this.#serve(group);
       },
       onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
         remove(member);
-        if (reason === 'crash') this.#countFailure(member, true);
+        if (reason === 'crash') this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, reason);
         this.#serve(group);
       },
       onDied: (member) => {
         remove(member);
-        this.#countFailure(member, true);
+        this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, 'crash');
         this.#serve(group);
       },
       onCrash: (_member, error) => {
-        this.#remember(error);
+        this.#failures.remember(error);
         this.#showState();
       },
       onGone: (member) => {
@@ -659,37 +613,8 @@ export class Pool {
     this.#memory.lose(member.affinity, why[reason], member.holders);
   }
 
-  // What clients want beyond calls
-
-  #applyDesired(member: Member, group: Group): void {
-    if (member.state !== 'ready') return;
-    this.#applyLevel(member, group);
-    for (const uri of this.#desired.watched(this.#only(group))) this.#watch(member, uri);
-  }
-
-  /** Only what nobody wants any more is unwatched: a subscription that is just being made is nobody's wish yet. */
-  #unwatch(member: Member, uri: string): void {
-    if (member.state === 'ready' && member.watched.delete(uri)) member.ask('resources/unsubscribe', { uri });
-  }
-
-  #watch(member: Member, uri: string): void {
-    const { resources } = member.handshake?.capabilities ?? {};
-    if (member.state !== 'ready' || member.watched.has(uri)) return;
-    if (!(resources as { subscribe?: unknown } | undefined)?.subscribe) return;
-    member.watched.add(uri);
-    member.ask('resources/subscribe', { uri });
-  }
-
-  #applyLevel(member: Member, group: Group): void {
-    const level = this.#desired.level(this.#only(group));
-    if (member.state !== 'ready' || level === undefined || member.level === level) return;
-    if (!member.handshake!.capabilities.logging) return;
-    member.level = level;
-    member.ask('logging/setLevel', { level });
-  }
-
   /** Whose wishes count for a group: everybody's for a shared server, else the session's own. */
-  #only(group: Group): { asker: string | undefined } | undefined {
+  #only(group: Group): Only | undefined {
     return this.#server.isolation === 'session' ? { asker: group.affinity } : undefined;
   }
 
@@ -780,7 +705,7 @@ export class Pool {
     if (states.has('ready') || states.has('pausing')) return 'ready';
     if (states.has('paused') || states.has('resuming')) return 'paused';
     if (states.has('starting')) return 'starting';
-    if (problem || this.#startFailed || this.#retryAtMs > this.#clock.now()) return 'failed';
+    if (problem || this.#startFailed || this.#failures.retryInMs > 0) return 'failed';
     return states.has('draining') ? 'draining' : 'stopped';
   }
 
@@ -788,10 +713,11 @@ export class Pool {
     const state = this.#state();
     if (state === this.#shownState) return;
     this.#shownState = state;
+    const { last } = this.#failures;
     this.#options.events.emit('server.state', {
       server: this.#server.name,
       state,
-      ...(state === 'failed' && this.#lastError ? { reason: this.#lastError.message } : {}),
+      ...(state === 'failed' && last ? { reason: last.message } : {}),
     });
   }
 }
