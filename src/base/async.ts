@@ -5,6 +5,7 @@ export interface Clock {
   schedule(task: () => void, delayMs: number): () => void;
 }
 
+/** The real time. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   schedule(task, delayMs) {
@@ -66,6 +67,7 @@ export interface Deferred<T> {
   reject(reason: unknown): void;
 }
 
+/** Makes one. */
 export function deferred<T>(): Deferred<T> {
   let resolve!: (value: T) => void;
   let reject!: (reason: unknown) => void;

@@ -62,8 +62,10 @@ export const errorCatalogue = {
   internal: { http: 500, rpc: -32603 },
 } as const satisfies Record<string, { http: number; rpc: number }>;
 
+/** A code of the catalogue. */
 export type ErrorCode = keyof typeof errorCatalogue;
 
+/** What an error tells beside its message. */
 export interface ErrorDetails {
   /** The server that the error is about. */
   server?: string;

@@ -89,6 +89,7 @@ export class Kept {
   }
 }
 
+/** Of a server that was never seen. */
 export function emptyRecord(nowMs: number): KeptServer {
   return { names: forEachKind(() => []), seenAtMs: nowMs };
 }

@@ -3,6 +3,7 @@ import type { Entry } from './snapshot.ts';
 
 /** The lists of MCP. */
 export const listKinds = ['tools', 'prompts', 'resources', 'resourceTemplates'] as const;
+/** Which list. */
 export type ListKind = (typeof listKinds)[number];
 
 /** One of something for each list. */

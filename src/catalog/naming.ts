@@ -55,6 +55,7 @@ export interface NameClaim {
 /** By server, then by native name. */
 export type NameClaims = ReadonlyMap<string, ReadonlyMap<string, NameClaim>>;
 
+/** The outcome for one request. */
 export interface AssignedName {
   exposed: string;
   /** The server that has the wanted name, when this one does not; undefined when that server has gone since. */

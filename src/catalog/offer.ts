@@ -14,6 +14,7 @@ export interface Offer {
   warnings: readonly string[];
 }
 
+/** A snapshot as the configuration lets clients see it. */
 export function offerOf(server: ServerConfig, snapshot: Snapshot, pageSize: number): Offer {
   const warnings: string[] = [];
   const listing = (kind: ListKind) => {

@@ -16,6 +16,7 @@ export interface Fault {
   hint: string;
 }
 
+/** A text with its expressions replaced, as far as they have values. */
 export interface Interpolated {
   text: string;
   /** The expressions that gave something, as written, without their defaults. */

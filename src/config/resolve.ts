@@ -17,6 +17,7 @@ import {
 } from './schema.ts';
 
 type Written = { [Type in keyof typeof serverSchemas]: z.output<(typeof serverSchemas)[Type]> };
+/** An entry as its schema gives it. */
 export type WrittenServer = Written[keyof Written];
 
 /** What a configuration's values are read against. */

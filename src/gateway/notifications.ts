@@ -4,6 +4,7 @@ import type { Notification } from '../protocol/jsonrpc.ts';
 import { isLogged } from '../protocol/log-levels.ts';
 import type { Conversation } from './conversation.ts';
 
+/** A list as its change is announced; templates are resources there. */
 export type ChangedList = 'tools' | 'resources' | 'prompts';
 
 /** Changes that come within this time become one notification. */

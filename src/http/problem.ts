@@ -13,6 +13,7 @@ export interface Problem {
   [extension: string]: unknown;
 }
 
+/** RFC 9457, section 6. */
 export const problemType = 'application/problem+json';
 
 /** Anything thrown as a problem; the one place where REST errors are made. */

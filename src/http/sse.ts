@@ -10,6 +10,7 @@ const unwatchedBytes = 64 * 1024;
 /** A reader that takes nothing for this many keep-alives is dropped. */
 const maxStalledRounds = 8;
 
+/** Of an answer that is a stream of events. */
 export const sseHeaders = {
   'content-type': 'text/event-stream',
   'cache-control': 'no-cache, no-transform',

@@ -34,6 +34,7 @@ export interface Lease extends Disposable {
   release(): void;
 }
 
+/** A request without the ids of either side. */
 export interface OutgoingRequest {
   method: string;
   /** The client's own `_meta.progressToken` is replaced on the way out and restored on the way back. */

@@ -13,7 +13,9 @@ import type { CallOptions, Handshake, Lease, Outcome, OutgoingRequest } from './
 import { becomeReady, prepare, type StartContext, start } from './readiness.ts';
 import { judgeIdle } from './reaper.ts';
 
+/** What a lease is for: a client’s call, or the gateway’s own reading of lists. */
 export type Purpose = 'call' | 'upkeep';
+/** Why an instance ended. */
 export type StopReason = 'idle' | 'drain' | 'request' | 'session' | 'crash';
 
 /**

@@ -11,6 +11,7 @@ import type { Handshake } from './lease.ts';
  * that the server answered its handshake, never that time has passed.
  */
 
+/** What every step of a start needs. */
 export interface StartContext {
   server: ServerConfig;
   runtime: Runtime;

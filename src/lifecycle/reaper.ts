@@ -8,6 +8,7 @@ export interface IdleFacts {
   idleTimeoutMs: number;
 }
 
+/** What becomes of an instance. */
 export interface IdleVerdict {
   action: 'keep' | 'pause' | 'stop';
   /** When the question is to be asked again unless a lease comes first; Infinity: not by time. */

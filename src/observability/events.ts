@@ -39,6 +39,7 @@ export interface GatewayEvents {
   'engine.back': { runtime: string };
 }
 
+/** What can happen. */
 export type EventName = keyof GatewayEvents;
 
 /** The typed event bus. Listeners run at once and must not throw. */

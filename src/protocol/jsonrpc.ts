@@ -2,8 +2,11 @@ import { GatewayError } from '../base/errors.ts';
 
 /** JSON-RPC 2.0 as MCP uses it. Messages travel as the objects that JSON.parse made; nothing here copies them. */
 
+/** Of a request; ours or a stranger’s. */
 export type Id = string | number;
+/** Anything that JSON.parse gives. */
 export type Json = unknown;
+/** A JSON object that is not looked into. */
 export type Params = Record<string, Json>;
 
 export interface Request {
@@ -131,10 +134,12 @@ export function isId(value: Json): value is Id {
   return jsonWithSource.isRawJSON(value) && /^-?\d+$/.test(value.rawJSON);
 }
 
+/** The answer to a request. */
 export function success(id: Id, result: Params): Success {
   return { jsonrpc: '2.0', id, result };
 }
 
+/** The error that answers a request. */
 export function failure(id: Id | null, error: ErrorObject): Failure {
   return { jsonrpc: '2.0', id, error };
 }

@@ -36,6 +36,7 @@ export interface PrepareOptions {
   onProgress?(progress: PrepareProgress): void;
 }
 
+/** One step of a pull or a build. */
 export interface PrepareProgress {
   step: 'pull' | 'build' | 'install' | 'resolve';
   /** One line for a person. */
@@ -44,6 +45,7 @@ export interface PrepareProgress {
   fraction?: number;
 }
 
+/** What a start will run; a runtime may keep more in it. */
 export interface Prepared {
   /** Changes when what would run changes: an image's digest, or a hash of a process's command. Part of the catalog's key. */
   digest: string;
@@ -59,6 +61,7 @@ export interface StartOptions {
   onOverflow?(bytes: number, head: string): void;
 }
 
+/** A line that is no message. */
 export interface Noise {
   kind: 'garbage' | 'oversize';
   /** The line's beginning, at most 200 characters, control characters escaped. */
@@ -98,6 +101,7 @@ export interface Instance {
   stop(options: { graceMs: number }): Promise<void>;
 }
 
+/** How an instance ended, as far as its runtime knows. */
 export interface Exit {
   /** undefined: the engine did not say. */
   code?: number;
@@ -114,6 +118,7 @@ export interface LogOptions {
   signal?: AbortSignal;
 }
 
+/** What a runtime runs on. */
 export interface RuntimeDescription {
   reachable: boolean;
   /** For a person: `Docker 20.10.24 at unix:///var/run/docker.sock`. */

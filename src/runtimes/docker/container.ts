@@ -31,6 +31,7 @@ const signals: Record<number, string> = {
   143: 'SIGTERM',
 };
 
+/** What an instance is made of. */
 export interface ContainerParts {
   engine: Engine;
   watch: EngineWatch;

@@ -15,6 +15,7 @@ export const labels = {
   sources: 'mcp-gateway.sources',
 } as const;
 
+/** The network of servers that name none. */
 export const defaultNetwork = 'mcp-network';
 const noUser = '65534:65534';
 const caTarget = '/etc/mcp-gateway/ca-certificates.pem';
@@ -55,6 +56,7 @@ function numbered(spec: string): ChosenUser {
   return { spec, text: spec, uid, gid: Number(match[2] ?? 0) };
 }
 
+/** Everything that decides how a container is made. */
 export interface CreateInput {
   server: ContainerServer;
   gateway: Pick<GatewayConfig, 'proxy' | 'caCertificates'>;

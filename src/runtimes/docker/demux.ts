@@ -3,6 +3,7 @@ const stdout = 1;
 const stderr = 2;
 const headerBytes = 8;
 
+/** Where the parts of a stream go. */
 export interface DemuxTargets {
   onStdout(part: Buffer): void;
   onStderr(part: Buffer): void;

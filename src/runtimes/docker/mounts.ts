@@ -23,6 +23,7 @@ export interface MountPlan {
   volumes: { name: string; target: string }[];
 }
 
+/** What mounts are judged by. */
 export interface MountRules {
   engine: Engine;
   /** The gateway's own mounts, where it runs in a container of this engine. */
@@ -136,6 +137,7 @@ export class OwnContainer {
   }
 }
 
+/** What tells whether the gateway itself runs in a container; the system’s own files unless given. */
 export interface OwnContainerClues {
   /** Present inside containers: Docker's and Podman's marks. */
   marks?: string[];

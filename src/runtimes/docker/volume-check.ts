@@ -5,6 +5,7 @@ import { type Engine, EngineError, readAtMost } from './engine.ts';
 
 const passwdBytes = 65_536;
 
+/** Whose volumes are tried. */
 export interface VolumeCheck {
   /** Created, not yet started: the engine has filled fresh volumes by then. */
   containerId: string;

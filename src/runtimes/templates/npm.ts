@@ -11,6 +11,7 @@ const warmUpLimitMs = 15_000;
 const packagePattern = /^(?:@[a-z0-9~*-][a-z0-9._~*-]*\/)?[a-z0-9~-][a-z0-9._~-]*$/i;
 const versionPattern = /^\d+\.\d+\.\d+(?:[-+.][0-9A-Za-z.+-]*)?$/;
 
+/** What is to be installed. */
 export interface NpmPackage {
   package: string;
   /** Exact. */
