@@ -6,7 +6,7 @@ import type { ListKind, Page, RefreshCause, Resolved, Route, Scope } from '../ca
 import type { Entry, Snapshot } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { FleetCallOptions } from '../lifecycle/fleet.ts';
-import type { InstanceListener, Outcome, OutgoingRequest } from '../lifecycle/lease.ts';
+import type { InstanceListener, Outcome, OutgoingRequest, Purpose } from '../lifecycle/lease.ts';
 import type { Events, GatewayEvents } from '../observability/events.ts';
 import { negotiate } from '../protocol/eras.ts';
 import {
@@ -627,7 +627,7 @@ export class Gateway implements InstanceListener {
     return this.#ask(server, conversation, noStream, question, signal);
   }
 
-  onReady(server: string, affinity: string | undefined, startedFor: 'call' | 'upkeep'): void {
+  onReady(server: string, affinity: string | undefined, startedFor: Purpose): void {
     // What was started to read the lists is being read already.
     if (affinity === undefined && startedFor === 'call') this.#refresh(server, 'started');
   }

@@ -11,15 +11,19 @@ export interface Handshake {
 /** The outcome of a request, without the ids of either side. */
 export type Outcome = { result: Params } | { error: ErrorObject };
 
+/**
+ * What a lease is for. `call` counts against concurrency and resets the idle clock. `upkeep` (reading lists) does neither, and an
+ * instance that was started for it alone stops when it is released.
+ */
+export type Purpose = 'call' | 'upkeep';
+
+/** Who asks for a lease, and how. */
 export interface LeaseOptions {
   /** The session that asks; picks the instance where `isolation: session`. */
   affinity?: string;
   signal?: AbortSignal;
-  /**
-   * `call` (default) counts against concurrency and resets the idle clock. `upkeep` (reading lists) does neither, and an
-   * instance that was started for it alone stops when it is released.
-   */
-  purpose?: 'call' | 'upkeep';
+  /** `call` unless given. */
+  purpose?: Purpose;
   /** Told what the wait is for, for people: `starting context7`, `building mcp-context7: step 3/9`. */
   onWaiting?(text: string): void;
 }
@@ -66,7 +70,7 @@ export interface InstanceListener {
   /** Only from an instance that belongs to one session. */
   onRequest(server: string, affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;
   /** An instance has answered its handshake; `startedFor` upkeep, its lists are being read already. */
-  onReady(server: string, affinity: string | undefined, startedFor: 'call' | 'upkeep'): void;
+  onReady(server: string, affinity: string | undefined, startedFor: Purpose): void;
   /** A shared instance asked its client for something: from now on it gets one call at a time. */
   onAsked(server: string): void;
 }

@@ -9,12 +9,10 @@ import type { Capacity } from './capacity.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
 import { HealthCheck } from './health.ts';
-import type { CallOptions, Handshake, Lease, Outcome, OutgoingRequest } from './lease.ts';
+import type { CallOptions, Handshake, Lease, Outcome, OutgoingRequest, Purpose } from './lease.ts';
 import { becomeReady, prepare, type StartContext, start } from './readiness.ts';
 import { judgeIdle } from './reaper.ts';
 
-/** What a lease is for: a client’s call, or the gateway’s own reading of lists. */
-export type Purpose = 'call' | 'upkeep';
 /** Why an instance ended. */
 export type StopReason = 'idle' | 'drain' | 'request' | 'session' | 'crash';
 
