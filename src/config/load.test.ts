@@ -257,14 +257,20 @@ describe('a file that is wrong', () => {
       'servers.yaml:2:32: servers.a.idle_timeout: found "soon", expected a duration such as 300, 300s or 5m, or never',
     ],
     [
+      'a limit of nothing',
+      'gateway: { max_message: 0 }\nservers:\n  a: { image: x, timeouts: { call: 0s } }\n',
+      'servers.yaml:1:25: gateway.max_message: found 0, expected a size above 0, such as 512m or 1g',
+      'servers.yaml:3:36: servers.a.timeouts.call: found "0s", expected a duration above 0, such as 300, 300s or 5m',
+    ],
+    [
       'a list as a duration',
       'servers:\n  a: { image: x, timeouts: { call: [1] } }\n',
-      'servers.yaml:2:36: servers.a.timeouts.call: found a list, expected a duration such as 300, 300s or 5m',
+      'servers.yaml:2:36: servers.a.timeouts.call: found a list, expected a duration above 0, such as 300, 300s or 5m',
     ],
     [
       'a wrong size',
       'servers:\n  a: { image: x, limits: { memory: lots } }\n',
-      'servers.yaml:2:36: servers.a.limits.memory: found "lots", expected a size such as 512m or 1g',
+      'servers.yaml:2:36: servers.a.limits.memory: found "lots", expected a size above 0, such as 512m or 1g',
     ],
     [
       'a number as a string',
@@ -441,7 +447,7 @@ servers:
   c: { image: y }
 `;
     expect(await complaints(yaml)).toEqual([
-      'servers.yaml:1:31: defaults.limits.memory: found "lots", expected a size such as 512m or 1g',
+      'servers.yaml:1:31: defaults.limits.memory: found "lots", expected a size above 0, such as 512m or 1g',
       'servers.yaml:2:33: servers.a.init: found "maybe", expected true or false',
     ]);
   });
@@ -883,7 +889,7 @@ servers:
   it('warns of what this version does not act on', async () => {
     const config = await load(
       `gateway: { max_memory: 4g, discover_labels: true, reload: true }
-defaults: { health_check: { interval: 10s } }
+defaults: { health_check: { interval: 10s, path: /health } }
 servers:
   a: { image: x, pool: { standby: 1 }, retry: annotated, sandbox: keep }
   b: { type: http, endpoints: ["https://host/mcp"], proxy: { paths: [/x] } }
@@ -897,7 +903,7 @@ servers:
       'servers.yaml:1:12: gateway.max_memory: has no effect in this version',
       'servers.yaml:1:28: gateway.discover_labels: has no effect in this version',
       'servers.yaml:1:51: gateway.reload: has no effect in this version',
-      'servers.yaml:2:13: servers.a.health_check: has no effect in this version',
+      'servers.yaml:2:44: servers.a.health_check.path: has no effect in this version',
       'servers.yaml:4:26: servers.a.pool.standby: has no effect in this version',
       'servers.yaml:4:40: servers.a.retry: has no effect in this version',
       'servers.yaml:4:58: servers.a.sandbox: has no effect in this version',

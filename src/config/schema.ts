@@ -53,6 +53,22 @@ const durationOr = (word: string) =>
 const duration = () =>
   quantity('duration', parseDurationMs, 'a duration such as 300, 300s or 5m', durationPattern);
 const size = () => quantity('size', parseSizeBytes, 'a size such as 512m or 1g', sizePattern);
+
+/** For limits that nothing could keep to if they were 0. */
+const someDuration = () =>
+  quantity(
+    'duration',
+    (value) => parseDurationMs(value) || undefined,
+    'a duration above 0, such as 300, 300s or 5m',
+    durationPattern,
+  );
+const someSize = () =>
+  quantity(
+    'size',
+    (value) => parseSizeBytes(value) || undefined,
+    'a size above 0, such as 512m or 1g',
+    sizePattern,
+  );
 const text = () => z.string().min(1);
 
 /**
@@ -111,7 +127,7 @@ const capabilities = ['sampling', 'elicitation', 'roots'] as const;
 
 const limitsSchema = z
   .strictObject({
-    memory: size().prefault('512m').meta({ description: 'Memory, without swap.' }),
+    memory: someSize().prefault('512m').meta({ description: 'Memory, without swap.' }),
     cpus: z.number().positive().default(1).meta({ description: 'CPUs.' }),
     pids: count(1).default(128).meta({ description: 'Processes and threads.' }),
   })
@@ -132,16 +148,18 @@ const poolSchema = poolKeys.refine(({ min, max }) => min <= max, {
 
 const timeoutsSchema = z
   .strictObject({
-    start: duration().prefault('30s').meta({ description: 'From create to running.' }),
-    build: duration().prefault('600s').meta({ description: 'A pull or a build.' }),
-    handshake: duration().prefault('10s').meta({ description: 'From running to the answer of initialize.' }),
-    call: duration()
+    start: someDuration().prefault('30s').meta({ description: 'From create to running.' }),
+    build: someDuration().prefault('600s').meta({ description: 'A pull or a build.' }),
+    handshake: someDuration()
+      .prefault('10s')
+      .meta({ description: 'From running to the answer of initialize.' }),
+    call: someDuration()
       .prefault('300s')
       .meta({ description: 'A call without progress, counted from its write.' }),
-    client: duration()
+    client: someDuration()
       .prefault('300s')
       .meta({ description: 'A question to the client; then it is declined.' }),
-    queue: duration().prefault('60s').meta({ description: 'Waiting for a free instance.' }),
+    queue: someDuration().prefault('60s').meta({ description: 'Waiting for a free instance.' }),
     stop: duration().prefault('10s').meta({ description: 'From asking an instance to end to forcing it.' }),
   })
   .transform((t) => ({
@@ -375,11 +393,11 @@ export const gatewaySchema = z
     standby_memory: size().prefault('1g').meta({ description: 'Of all spares together.' }),
     reload: z.boolean().default(true).meta({ description: 'Take up changes of servers.yaml while running.' }),
     max_name_length: z.int().min(16).max(128).default(46).meta({ description: 'Of exposed names.' }),
-    max_body: size().prefault('4m').meta({ description: 'Of a request.' }),
-    max_message: size().prefault('64m').meta({ description: 'One line from a server.' }),
+    max_body: someSize().prefault('4m').meta({ description: 'Of a request.' }),
+    max_message: someSize().prefault('64m').meta({ description: 'One line from a server.' }),
     max_queue: count(1).default(2000).meta({ description: 'Calls waiting, per server.' }),
     max_sessions: count(1).default(10_000).meta({ description: 'Client sessions at the same time.' }),
-    session_timeout: duration()
+    session_timeout: someDuration()
       .prefault('30m')
       .meta({ description: 'After its last request, with no stream open.' }),
     parallel_starts: count(1).default(4).meta({ description: 'Instances that start at the same time.' }),
@@ -441,7 +459,7 @@ export const withoutEffect: readonly { section: 'gateway' | 'servers'; key: stri
   { section: 'gateway', key: 'discover_labels', unless: false },
   { section: 'gateway', key: 'reload', unless: false },
   { section: 'servers', key: 'pool.standby', unless: 0 },
-  { section: 'servers', key: 'health_check' },
+  { section: 'servers', key: 'health_check.path' },
   { section: 'servers', key: 'retry', unless: 'never' },
   { section: 'servers', key: 'sandbox' },
   { section: 'servers', key: 'proxy' },
