@@ -12,11 +12,11 @@ import {
   type CommonServer,
   type GatewayConfig,
   gatewaySchema,
-  processServerSchema,
   type ServerConfig,
 } from '../src/config/schema.ts';
 import type { Failure, Message, Params, Success } from '../src/protocol/jsonrpc.ts';
 import { type Instance, type Noise, NotWritten, type Runtime } from '../src/runtimes/runtime.ts';
+import { commonServer } from './configured.ts';
 
 /** What the suite needs to know of a runtime; a module that exports one as `subject` is loaded by a second process too. */
 export interface Subject {
@@ -44,32 +44,6 @@ export interface RuntimeOptions {
 
 /** The variable by which an instance's gateway is known where there are no labels. */
 export const gatewayVariable = 'CONTRACT_GATEWAY';
-
-/** What every server has, with the defaults of servers.yaml. */
-export function commonServer(name: string, env: Record<string, string> = {}): CommonServer {
-  const written = processServerSchema.parse({ type: 'process', command: ['true'] });
-  return {
-    name,
-    description: undefined,
-    enabled: true,
-    problem: undefined,
-    env,
-    idleTimeoutMs: 300_000,
-    pauseAfterMs: Number.POSITIVE_INFINITY,
-    tools: { allow: undefined, deny: [], rename: {}, describe: {} },
-    prefix: undefined,
-    isolation: 'shared',
-    stateful: false,
-    interactive: undefined,
-    clientCapabilities: [],
-    pool: written.pool,
-    concurrency: written.concurrency,
-    loadBalancing: written.load_balancing,
-    timeouts: written.timeouts,
-    healthCheck: { intervalMs: written.health_check.intervalMs, path: undefined },
-    retry: written.retry,
-  };
-}
 
 /** A gateway of its own: a runtime, its state folder, and what it started. */
 export async function openGateway(subject: Subject, gateway: Record<string, unknown> = {}) {

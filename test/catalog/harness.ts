@@ -4,42 +4,12 @@ import { Catalog, type CatalogOptions } from '../../src/catalog/catalog.ts';
 import type { Entry, ReadOptions, Snapshot, SnapshotSource } from '../../src/catalog/snapshot.ts';
 import { type Config, gatewaySchema, type ProcessServer } from '../../src/config/schema.ts';
 import { Events, type GatewayEvents } from '../../src/observability/events.ts';
+import { processServer } from '../configured.ts';
 
 /** A server of the configuration; what is not given is as it would be by default. */
 export function serverNamed(name: string, settings: Partial<ProcessServer> = {}): ProcessServer {
-  return {
-    type: 'process',
-    name,
-    command: ['node', `${name}.mjs`],
-    workingDir: '/srv',
-    description: undefined,
-    enabled: true,
-    problem: undefined,
-    env: {},
-    idleTimeoutMs: 300_000,
-    pauseAfterMs: Number.POSITIVE_INFINITY,
-    prefix: undefined,
-    isolation: 'shared',
-    stateful: false,
-    interactive: undefined,
-    clientCapabilities: [],
-    pool: { min: 0, max: 1, standby: 0 },
-    concurrency: 8,
-    loadBalancing: 'least_connections',
-    timeouts: {
-      startMs: 1000,
-      buildMs: 1000,
-      handshakeMs: 1000,
-      callMs: 1000,
-      clientMs: 1000,
-      queueMs: 1000,
-      stopMs: 1000,
-    },
-    healthCheck: { intervalMs: 30_000, path: undefined },
-    retry: 'never',
-    ...settings,
-    tools: { allow: undefined, deny: [], rename: {}, describe: {}, ...settings.tools },
-  };
+  const server = { ...processServer(name), command: ['node', `${name}.mjs`] };
+  return { ...server, ...settings, tools: { ...server.tools, ...settings.tools } };
 }
 
 export function configOf(servers: ProcessServer[], gateway: Record<string, unknown> = {}): Config {

@@ -14,6 +14,7 @@ import { Events } from '../../src/observability/events.ts';
 import type { Message, Request, Response } from '../../src/protocol/jsonrpc.ts';
 import { DockerRuntime } from '../../src/runtimes/docker/docker-runtime.ts';
 import type { Instance, Noise } from '../../src/runtimes/runtime.ts';
+import { containerServer } from '../configured.ts';
 
 /** The engine, asked beside the runtime to see what is really there. */
 export const engine = new Docker();
@@ -31,8 +32,9 @@ export function fixtureServer(name: string, changes: Partial<DockerServer> = {})
     type: 'docker',
     image: 'mcp-fixtures',
     build: { context: fixtures, dockerfile: 'Dockerfile', args: {} },
+    ...containerServer(name),
     command: ['node', 'tiny.mjs'],
-    ...common(name),
+    network: 'none',
     ...changes,
   };
 }
@@ -47,59 +49,9 @@ export function npmServer(
     template: 'npm',
     version: undefined,
     bin: undefined,
-    command: undefined,
-    ...common(name),
-    ...changes,
-  };
-}
-
-function common(name: string) {
-  return {
-    name,
-    description: undefined,
-    enabled: true,
-    problem: undefined,
-    env: {},
-    idleTimeoutMs: 300_000,
-    pauseAfterMs: Number.POSITIVE_INFINITY,
-    tools: { allow: undefined, deny: [], rename: {}, describe: {} },
-    prefix: undefined,
-    isolation: 'shared' as const,
-    stateful: false,
-    interactive: undefined,
-    clientCapabilities: [],
-    pool: { min: 0, max: 1, standby: 0 },
-    concurrency: 8,
-    loadBalancing: 'least_connections' as const,
-    timeouts: {
-      startMs: 30_000,
-      buildMs: 300_000,
-      handshakeMs: 10_000,
-      callMs: 300_000,
-      clientMs: 300_000,
-      queueMs: 60_000,
-      stopMs: 10_000,
-    },
-    healthCheck: { intervalMs: 30_000, path: undefined },
-    retry: 'never' as const,
-    entrypoint: undefined,
-    workingDir: undefined,
-    volumes: [],
-    limits: { memoryBytes: 512 * 1024 ** 2, cpus: 1, pids: 128 },
+    ...containerServer(name),
     network: 'none',
-    user: 'auto',
-    readOnly: true,
-    fallback: undefined,
-    pull: 'missing' as const,
-    platform: undefined,
-    init: false,
-    tmpfs: [],
-    shmSizeBytes: undefined,
-    extraHosts: [],
-    dns: [],
-    capAdd: [],
-    logs: 'on' as const,
-    ociRuntime: undefined,
+    ...changes,
   };
 }
 

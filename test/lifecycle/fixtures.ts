@@ -10,6 +10,7 @@ import {
 import { Fleet, type FleetOptions } from '../../src/lifecycle/fleet.ts';
 import type { InstanceListener } from '../../src/lifecycle/lease.ts';
 import { Events } from '../../src/observability/events.ts';
+import { processServer } from '../configured.ts';
 import { HeldClock } from './held-clock.ts';
 import { type Script, ScriptedRuntime } from './scripted-runtime.ts';
 
@@ -20,40 +21,16 @@ export type ServerSettings = Partial<Omit<ProcessServer, 'timeouts' | 'pool'>> &
 
 /** A server of type process with the defaults of servers.yaml. */
 export function serverOf(name: string, { timeouts, pool, ...settings }: ServerSettings = {}): ProcessServer {
+  const server = processServer(name);
   const isolation = settings.isolation ?? (settings.stateful || settings.interactive ? 'session' : 'shared');
+  const { clientCapabilities } = server;
   return {
-    name,
-    type: 'process',
-    command: ['node', 'server.js'],
+    ...server,
     workingDir: '/',
-    description: undefined,
-    enabled: true,
-    problem: undefined,
-    env: {},
-    idleTimeoutMs: 300_000,
-    pauseAfterMs: Number.POSITIVE_INFINITY,
-    tools: { allow: undefined, deny: [], rename: {}, describe: {} },
-    prefix: undefined,
-    stateful: false,
-    interactive: undefined,
-    clientCapabilities:
-      isolation === 'session' ? ['sampling', 'elicitation', 'roots'] : ['sampling', 'elicitation'],
-    pool: { min: 0, max: 1, standby: 0, ...pool },
-    concurrency: 8,
-    loadBalancing: 'least_connections',
-    timeouts: {
-      startMs: 30_000,
-      buildMs: 600_000,
-      handshakeMs: 10_000,
-      callMs: 300_000,
-      clientMs: 300_000,
-      queueMs: 60_000,
-      stopMs: 10_000,
-      ...timeouts,
-    },
-    healthCheck: { intervalMs: 30_000, path: undefined },
-    retry: 'never',
+    clientCapabilities: isolation === 'session' ? [...clientCapabilities, 'roots'] : clientCapabilities,
     ...settings,
+    pool: { ...server.pool, ...pool },
+    timeouts: { ...server.timeouts, ...timeouts },
     isolation,
   };
 }

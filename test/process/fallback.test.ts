@@ -10,7 +10,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { GatewayError } from '../../src/base/errors.ts';
 import {
   type DockerServer,
-  dockerServerSchema,
   gatewaySchema,
   type ServerConfig,
   type TemplateServer,
@@ -19,7 +18,8 @@ import { FallbackRuntime } from '../../src/runtimes/fallback.ts';
 import { ProcessRuntime } from '../../src/runtimes/process.ts';
 import type { PrepareProgress } from '../../src/runtimes/runtime.ts';
 import { NpmVersions } from '../../src/runtimes/templates/npm.ts';
-import { commonServer, Peer } from '../runtime-contract.ts';
+import { containerServer } from '../configured.ts';
+import { Peer } from '../runtime-contract.ts';
 
 const run = promisify(execFile);
 const fixtures = path.join(import.meta.dirname, '../fixtures/servers');
@@ -49,33 +49,11 @@ function makeRuntime() {
   return new FallbackRuntime({ processes, versions, stateDir, environment });
 }
 
-function container() {
-  const written = dockerServerSchema.parse({ image: 'unused', fallback: 'process' });
-  return {
-    entrypoint: undefined,
-    workingDir: '/app',
-    volumes: [],
-    limits: written.limits,
-    network: written.network,
-    user: written.user,
-    readOnly: written.read_only,
-    fallback: 'process' as const,
-    pull: written.pull,
-    platform: undefined,
-    init: false,
-    tmpfs: [],
-    shmSizeBytes: undefined,
-    extraHosts: [],
-    dns: [],
-    capAdd: [],
-    logs: written.logs,
-    ociRuntime: undefined,
-  };
-}
-
 const docker = (name: string, overrides: Partial<DockerServer> = {}): DockerServer => ({
-  ...commonServer(name, { GREETING: 'hello' }),
-  ...container(),
+  ...containerServer(name),
+  env: { GREETING: 'hello' },
+  workingDir: '/app',
+  fallback: 'process',
   type: 'docker',
   image: `mcp-${name}`,
   command: undefined,
@@ -83,8 +61,9 @@ const docker = (name: string, overrides: Partial<DockerServer> = {}): DockerServ
   ...overrides,
 });
 const template = (overrides: Partial<TemplateServer> = {}): TemplateServer => ({
-  ...commonServer('packaged'),
-  ...container(),
+  ...containerServer('packaged'),
+  workingDir: '/app',
+  fallback: 'process',
   type: 'template',
   template: 'npm',
   package: 'tiny-mcp-server',
