@@ -167,6 +167,12 @@ describe('a file that is wrong', () => {
       'servers.yaml:2:3: servers.a: image, build and type are missing; one of them says what to run',
     ],
     [
+      'a misspelt image',
+      'servers:\n  a:\n    imagee: x\n',
+      'servers.yaml:2:3: servers.a: image, build and type are missing; one of them says what to run',
+      'servers.yaml:3:5: servers.a: found the unknown key "imagee", expected a key of a server; did you mean "image"?',
+    ],
+    [
       'docker without an image',
       'servers:\n  a: { type: docker }\n',
       'servers.yaml:2:3: servers.a: neither image nor build is there, and a docker server needs one of them; for a program of this machine write type: process',

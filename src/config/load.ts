@@ -32,6 +32,7 @@ import {
   Problems,
   placeOfComplaint,
   type Subject,
+  unknownKey,
 } from './problems.ts';
 import {
   absolutePath,
@@ -479,7 +480,14 @@ class Loading {
           'write type: process, or add the image to run it in',
         );
         return 'process';
-      } else explain('image, build and type are missing', 'one of them says what to run');
+      } else {
+        explain('image, build and type are missing', 'one of them says what to run');
+        for (const [key, { keyPlace: place }] of own.entries) {
+          if (keysOfServers.includes(key)) continue;
+          const { message, hint } = unknownKey(key, keysOfServers, where);
+          this.#problems.add(place, where, message, hint);
+        }
+      }
       return guess;
     }
     if (node.kind === 'scalar' && hasExpression(node)) {
@@ -662,6 +670,11 @@ function asWritten(entry: Located): Located {
   }
   return tree;
 }
+
+/** Of every type. */
+const keysOfServers = [
+  ...new Set(Object.values(serverSchemas).flatMap((schema) => Object.keys(schema.shape))),
+];
 
 /** `type` as the entry implies it. */
 function typeScalar(type: ServerType, own: LocatedMap, keyPlace: Place): LocatedScalar {

@@ -293,8 +293,8 @@ function misplacedKey(key: string, subject: Subject): { message: string; hint: s
     : { message: `found the key ${JSON.stringify(key)}: ${reason}`, hint: 'remove it' };
 }
 
-/** `path`: of the map that has the key. */
-function unknownKey(key: string, keys: string[], path: Path): { message: string; hint: string } {
+/** What to say of a key that nothing knows; `path`: of the map that has it, `keys`: those that are possible there. */
+export function unknownKey(key: string, keys: string[], path: Path): { message: string; hint: string } {
   const name = JSON.stringify(key);
   const isServer = path[0] === 'servers' || path[0] === 'defaults';
   const within = path[0] === 'servers' ? path.slice(2) : path;
