@@ -72,7 +72,17 @@ async function address(options: ConfigOptions): Promise<{ host: string; port: nu
     if (options.config ?? options.registry) throw error;
     return {
       host: options.host ?? process.env.GATEWAY_HOST ?? '127.0.0.1',
-      port: options.port ?? Number(process.env.GATEWAY_PORT ?? 8000),
+      port: options.port ?? portFrom(process.env.GATEWAY_PORT || '8000'),
     };
   }
+}
+
+function portFrom(text: string): number {
+  const port = Number(text);
+  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
+  throw new GatewayError(
+    'config_invalid',
+    `the environment variable GATEWAY_PORT: found "${text}", expected a port from 0 to 65535`,
+    { hint: 'Correct it, or pass --port.' },
+  );
 }

@@ -100,6 +100,11 @@ describe('the command line alone', () => {
     });
     expect((await cli(['start', '--port', 'eighty'])).code).toBe(2);
     expect((await cli(['call', 'demo'])).code).toBe(2);
+    const env = { ...process.env, GATEWAY_PORT: 'eighty' };
+    expect(await cli(['servers'], { env, cwd: folder })).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^error: the environment variable GATEWAY_PORT: found "eighty"/),
+    });
   });
 
   it('ends with 1 where no gateway answers and says how to start one', async () => {
