@@ -40,6 +40,8 @@ describe('the hint of an exit', () => {
     expect(hint({ imageEntrypoint: ['python', 'main.py'] }, { command })).toMatch(
       /ENTRYPOINT \["python","main\.py"\] took `command`/,
     );
+    expect(hint({ code: 0, imageEntrypoint: ['server', 'help'] }, { command })).toMatch(/took `command`/);
+    expect(hint({ code: 0, aliveMs: 60_000, imageEntrypoint: ['server'] }, { command })).toBeUndefined();
     expect(hint({ imageEntrypoint: ['docker-entrypoint.sh'] }, { command })).toBeUndefined();
     expect(hint({ imageEntrypoint: ['/usr/bin/tini', '--'] }, { command })).toBeUndefined();
     expect(hint({ imageEntrypoint: ['python'] }, { command, entrypoint: ['sh'] })).toBeUndefined();

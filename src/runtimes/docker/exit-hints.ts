@@ -52,7 +52,8 @@ export function exitHint(server: ContainerServer, clues: ExitClues): string | un
   if (/exec format error/i.test(text)) {
     return 'Its program is made for another architecture than this engine: build or pull the image for this one (platform:).';
   }
-  if (code !== 0 && swallows(server, imageEntrypoint)) {
+  const isSoon = clues.aliveMs < soonMs;
+  if ((code !== 0 || isSoon) && swallows(server, imageEntrypoint)) {
     return (
       `The image's ENTRYPOINT ${JSON.stringify(imageEntrypoint)} took \`command\` as its arguments: ` +
       'leave the program out of `command`, or put all of it into `entrypoint`.'
@@ -65,7 +66,7 @@ export function exitHint(server: ContainerServer, clues: ExitClues): string | un
   if (code === 127) return 'Its command was not found in the image: check `command` and `entrypoint`.';
   if (code === 126)
     return 'Its command is not executable: chmod +x it in the image, or name its interpreter in `command`.';
-  if (code === 0 && clues.aliveMs < soonMs) {
+  if (code === 0 && isSoon) {
     return 'It ended by itself without an error; a server over stdio stays until its stdin closes. Check `command`: some need an argument such as `stdio`.';
   }
   return undefined;
