@@ -24,7 +24,9 @@ import {
   withoutSecrets,
 } from './diagnosis.ts';
 import { FloodGuard } from './flood-guard.ts';
+import { GivenUpCalls } from './given-up-calls.ts';
 import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
+import { Suspects } from './suspects.ts';
 
 /** What a connection tells the one who made it. All are called at once, outside of any wait. */
 export interface ConnectionOwner {
@@ -68,17 +70,13 @@ const exitWaitMs = 80;
 const floodCapacity = 20_000;
 const floodPerSecond = 2000;
 const floodLineBytes = 4096;
-/** Given up calls that are remembered. */
-const maxGhosts = 10_000;
-/** A server that was told to stop working on a call has done so by then. Most never answer such a call, as the specification asks. */
-const ghostMs = 10_000;
 /** Messages between the start of an instance and the moment when it can be written to. */
 const maxEarlyMessages = 1000;
 /** The end of `initialize` by cancellation is forbidden (specification, basic, utilities, cancellation). */
 const initialize = 'initialize';
 
 /** A request that waits for its answer. Its id on this connection is also its progress token there. */
-class Pending {
+interface Pending {
   readonly id: number;
   readonly method: string;
   readonly kind: CallKind;
@@ -92,34 +90,10 @@ class Pending {
   readonly reject: (error: unknown) => void;
   deadlineMs: number;
   /** Questions that its client is being asked; the time of the call stands still meanwhile. */
-  questions = 0;
-  onAbort: (() => void) | undefined = undefined;
+  questions: number;
+  onAbort: (() => void) | undefined;
   /** Its way into the instance. */
-  sent: Promise<void> | undefined = undefined;
-
-  constructor(
-    id: number,
-    method: string,
-    kind: CallKind,
-    timeoutMs: number,
-    deadlineMs: number,
-    token: Id | undefined,
-    options: CallOptions | undefined,
-    caller: string | undefined,
-    resolve: (outcome: Outcome) => void,
-    reject: (error: unknown) => void,
-  ) {
-    this.id = id;
-    this.method = method;
-    this.kind = kind;
-    this.timeoutMs = timeoutMs;
-    this.deadlineMs = deadlineMs;
-    this.token = token;
-    this.options = options;
-    this.caller = caller;
-    this.resolve = resolve;
-    this.reject = reject;
-  }
+  sent: Promise<void> | undefined;
 }
 
 /**
@@ -135,14 +109,9 @@ export class Connection {
   readonly #flood: FloodGuard;
   readonly #pending = new Map<number, Pending>();
   readonly #questions: ClientQuestions;
-  /**
-   * Calls of clients that were given up and not answered since: their server may still act for them. One that keeps
-   * silent for as long as a call may is held to be over.
-   */
-  readonly #ghosts = new Map<number, { caller: string | undefined; untilMs: number }>();
-  /** Calls one of which a dropped line has answered, and how many such lines there were. */
-  readonly #suspects = new Set<Pending>();
-  #droppedAnswers = 0;
+  readonly #givenUp: GivenUpCalls;
+  /** Calls one of which a dropped line has answered. */
+  readonly #suspects = new Suspects<Pending>();
   /** The line that is being dropped has failed its call already. */
   #isOverflowTold = false;
   #instance: Instance | undefined;
@@ -163,6 +132,7 @@ export class Connection {
     this.#server = options.server;
     this.#clock = options.clock;
     this.#owner = options.owner;
+    this.#givenUp = new GivenUpCalls(options.clock);
     this.#questions = new ClientQuestions({
       clientTimeoutMs: options.server.timeouts.clientMs,
       clock: options.clock,
@@ -196,14 +166,8 @@ export class Connection {
   }
 
   /** Whether a call that was given up, and is not this caller's, may still be worked on. */
-  isHaunted(caller: string | undefined): boolean {
-    if (this.#ghosts.size === 0 || this.#owner.onRequest) return false;
-    const now = this.#clock.now();
-    for (const [id, ghost] of this.#ghosts) {
-      if (ghost.untilMs <= now) this.#ghosts.delete(id);
-      else if (caller === undefined || ghost.caller !== caller) return true;
-    }
-    return false;
+  mayActForOthers(caller: string | undefined): boolean {
+    return !this.#owner.onRequest && this.#givenUp.anyOfOthers(caller);
   }
 
   /** Takes the instance whose messages have been given to `receive` since its start. */
@@ -365,18 +329,21 @@ export class Connection {
     }
     return new Promise((resolve, reject) => {
       const deadlineMs = this.#clock.now() + timeoutMs;
-      const pending = new Pending(
+      const pending: Pending = {
         id,
         method,
         kind,
         timeoutMs,
-        deadlineMs,
-        token,
         options,
         caller,
+        token,
         resolve,
         reject,
-      );
+        deadlineMs,
+        questions: 0,
+        onAbort: undefined,
+        sent: undefined,
+      };
       this.#pending.set(id, pending);
       if (kind === 'call') this.#calls += 1;
       if (signal) {
@@ -395,19 +362,19 @@ export class Connection {
     const pending = this.#pending.get(response.id as number);
     if (!pending) {
       // An answer that comes after its call was given up, or that nobody asked for.
-      this.#ghosts.delete(response.id as number);
+      this.#givenUp.answered(response.id as number);
       if (!this.#flood.spend()) this.#flooded();
       return;
     }
     this.#remove(pending);
     if (pending.kind === 'call') this.#answered += 1;
     pending.resolve('error' in response ? { error: response.error } : { result: response.result });
-    if (this.#suspects.size > 0) this.#judgeSuspects();
+    if (!this.#suspects.isEmpty) this.#judgeSuspects();
   }
 
   /** An answer that cannot be used: its call need not wait for a better one. */
   #takeBrokenAnswer(id: Id, text: string): void {
-    this.#ghosts.delete(id as number);
+    this.#givenUp.answered(id as number);
     const pending = this.#pending.get(id as number);
     if (!pending) return;
     const { name } = this.#server;
@@ -422,7 +389,7 @@ export class Connection {
         },
       ),
     );
-    if (this.#suspects.size > 0) this.#judgeSuspects();
+    if (!this.#suspects.isEmpty) this.#judgeSuspects();
   }
 
   /** Takes it from everything that knows it; the caller settles it. */
@@ -431,7 +398,7 @@ export class Connection {
     if (pending.kind === 'call') this.#calls -= 1;
     if (pending.onAbort) pending.options!.signal!.removeEventListener('abort', pending.onAbort);
     this.#questions.endOf(pending);
-    this.#suspects.delete(pending);
+    this.#suspects.acquit(pending);
     // What it was for must not be kept by what is left of it.
     pending.options = undefined;
     pending.onAbort = undefined;
@@ -441,7 +408,7 @@ export class Connection {
   #giveUp(pending: Pending, error: GatewayError, reason?: unknown): void {
     if (!this.#pending.has(pending.id)) return;
     this.#remove(pending);
-    if (pending.kind === 'call') this.#remember(pending);
+    if (pending.kind === 'call') this.#givenUp.add(pending.id, pending.caller);
     if (pending.method !== initialize) {
       const text = typeof reason === 'string' ? reason : error.message;
       this.#tell({
@@ -451,12 +418,7 @@ export class Connection {
       });
     }
     pending.reject(error);
-    if (this.#suspects.size > 0) this.#judgeSuspects();
-  }
-
-  #remember({ id, caller }: Pending): void {
-    if (this.#ghosts.size >= maxGhosts) this.#ghosts.delete(this.#ghosts.keys().next().value!);
-    this.#ghosts.set(id, { caller, untilMs: this.#clock.now() + ghostMs });
+    if (!this.#suspects.isEmpty) this.#judgeSuspects();
   }
 
   #notSent(pending: Pending, error: unknown): void {
@@ -568,7 +530,7 @@ export class Connection {
   #soleCall(): Pending | undefined {
     if (this.#calls !== 1) return undefined;
     for (const pending of this.#pending.values()) {
-      if (pending.kind === 'call') return this.isHaunted(pending.caller) ? undefined : pending;
+      if (pending.kind === 'call') return this.mayActForOthers(pending.caller) ? undefined : pending;
     }
     return undefined;
   }
@@ -626,8 +588,7 @@ export class Connection {
       this.#remove(named);
       named.reject(this.#tooLarge(noise.bytes));
     } else if (noise.id === undefined && !isNoAnswer(noise.text)) {
-      for (const pending of this.#likelyAnswered()) this.#suspects.add(pending);
-      this.#droppedAnswers += 1;
+      this.#suspects.add(this.#likelyAnswered());
     }
     this.#judgeSuspects(noise.bytes);
     // It may be a line that never ends.
@@ -641,15 +602,10 @@ export class Connection {
     return calls.length > 0 ? calls : all.filter(({ kind }) => kind === 'upkeep');
   }
 
-  /** When as many calls are left as answers were dropped, those are the ones. */
   #judgeSuspects(bytes?: number): void {
-    if (this.#suspects.size > this.#droppedAnswers) return;
-    const victims = [...this.#suspects];
-    this.#suspects.clear();
-    this.#droppedAnswers = 0;
-    for (const victim of victims) {
-      this.#remove(victim);
-      victim.reject(this.#tooLarge(bytes));
+    for (const pending of this.#suspects.convict()) {
+      this.#remove(pending);
+      pending.reject(this.#tooLarge(bytes));
     }
   }
 
@@ -737,7 +693,7 @@ export class Connection {
       pending.reject(error);
     }
     this.#questions.endAll(error);
-    this.#ghosts.clear();
+    this.#givenUp.clear();
     // Last, because the end of a question sets it.
     this.#cancelAlarm?.();
     this.#cancelAlarm = undefined;

@@ -186,8 +186,8 @@ export class Member implements Candidate {
   }
 
   /** Whether what it asks or logs during a call of this caller could be about another's that was given up. */
-  isHaunted(caller: string | undefined): boolean {
-    return this.#connection.isHaunted(caller);
+  mayActForOthers(caller: string | undefined): boolean {
+    return this.#connection.mayActForOthers(caller);
   }
 
   /** Starts it; how that ends is told to the owner. */

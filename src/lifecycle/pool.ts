@@ -413,7 +413,7 @@ export class Pool {
   #available(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
     const { members } = group;
     if (purpose === 'upkeep') return members.find(({ state }) => state === 'ready');
-    this.#replaceHaunted(group, caller);
+    this.#replaceAmbiguous(group, caller);
     const limit = this.#concurrency(group);
     if (members.length === 1) {
       const only = members[0]!;
@@ -427,10 +427,11 @@ export class Pool {
    * An instance that may still ask on behalf of a call that was given up could only be refused its questions for another caller: that one
    * gets a fresh instance. Where memory matters it stays.
    */
-  #replaceHaunted(group: Group, caller: string | undefined): void {
+  #replaceAmbiguous(group: Group, caller: string | undefined): void {
     if (!this.#asks || group.affinity !== undefined || this.#server.stateful) return;
     for (const member of [...group.members]) {
-      if (member.state === 'ready' && member.calls === 0 && member.isHaunted(caller)) member.retire('drain');
+      if (member.state === 'ready' && member.calls === 0 && member.mayActForOthers(caller))
+        member.retire('drain');
     }
   }
 
