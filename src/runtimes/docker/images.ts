@@ -224,11 +224,6 @@ export class Images {
     return Object.fromEntries(baseImageVariables.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
   }
 
-  /** The value of NODE_IMAGE that builds get, if any. */
-  get nodeImage(): string | undefined {
-    return this.#options.env.NODE_IMAGE || undefined;
-  }
-
   async #pulled(engine: Engine, server: DockerServer, options: PrepareOptions): Promise<ImageFacts> {
     const name = server.image!;
     const found = await this.inspect(engine, name, options.signal);
