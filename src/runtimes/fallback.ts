@@ -116,9 +116,13 @@ export class FallbackRuntime implements Runtime {
       case 'template':
         return this.#templateAsProcess(server, signal);
       case 'http':
-        throw new GatewayError('runtime_unavailable', `${server.name}: an http server has no process`, {
-          server: server.name,
-        });
+        throw new GatewayError(
+          'runtime_unavailable',
+          `Server ${server.name}: an http server has no process`,
+          {
+            server: server.name,
+          },
+        );
     }
   }
 
@@ -127,7 +131,7 @@ export class FallbackRuntime implements Runtime {
     if (!build) {
       throw new GatewayError(
         'runtime_unavailable',
-        `${server.name}: image ${server.image} needs a container engine`,
+        `Server ${server.name}: image ${server.image} needs a container engine`,
         {
           server: server.name,
           hint: 'Start one, or give the server a `build` folder that can run as a process.',
@@ -137,10 +141,14 @@ export class FallbackRuntime implements Runtime {
     const dockerfile = await readFile(path.resolve(build.context, build.dockerfile), 'utf8').catch(() => '');
     const command = commandOf(server, dockerfile);
     if (command.length === 0) {
-      throw new GatewayError('runtime_unavailable', `${server.name}: what to run as a process is not known`, {
-        server: server.name,
-        hint: `Give it a \`command\`; ${path.join(build.context, build.dockerfile)} has neither CMD nor ENTRYPOINT.`,
-      });
+      throw new GatewayError(
+        'runtime_unavailable',
+        `Server ${server.name}: what to run as a process is not known`,
+        {
+          server: server.name,
+          hint: `Give it a \`command\`; ${path.join(build.context, build.dockerfile)} has neither CMD nor ENTRYPOINT.`,
+        },
+      );
     }
     return this.#plain(server, command, build.context);
   }
@@ -149,7 +157,7 @@ export class FallbackRuntime implements Runtime {
     if (server.template !== 'npm') {
       throw new GatewayError(
         'runtime_unavailable',
-        `${server.name}: a template of ${server.template} needs a container engine`,
+        `Server ${server.name}: a template of ${server.template} needs a container engine`,
         { server: server.name, hint: 'Start one, or run the package as a server of type process.' },
       );
     }
@@ -241,7 +249,7 @@ export class FallbackRuntime implements Runtime {
     const tail = new StderrTail();
     tail.follow((text) => onProgress?.({ step: 'install', text }));
     const failed = (reason: string, hint: string, cause?: unknown) =>
-      new GatewayError('build_failed', `${server.name}: ${shown} ${reason}`, {
+      new GatewayError('build_failed', `Server ${server.name}: ${shown} ${reason}`, {
         server: server.name,
         hint,
         cause,

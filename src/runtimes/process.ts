@@ -109,7 +109,7 @@ export class ProcessRuntime implements Runtime {
       // Said here, because the system's own error blames the command.
       throw new GatewayError(
         'start_failed',
-        `${server.name}: working_dir ${server.workingDir} is no folder`,
+        `Server ${server.name}: working_dir ${server.workingDir} is no folder`,
         {
           server: server.name,
           hint: 'Make it, or correct working_dir in servers.yaml; it starts at the folder of that file.',
@@ -417,7 +417,7 @@ function ofProcess(server: ServerConfig): ProcessServer {
   if (server.type === 'process') return server;
   throw new GatewayError(
     'runtime_unavailable',
-    `${server.name}: a ${server.type} server cannot run as a process`,
+    `Server ${server.name}: a ${server.type} server cannot run as a process`,
     {
       server: server.name,
     },
@@ -453,7 +453,11 @@ function cannotStart(server: ProcessServer, env: Record<string, string>, cause: 
         return { message: `command ${program} did not start: ${messageOf(cause)}`, hint: undefined };
     }
   })();
-  return new GatewayError('start_failed', `${server.name}: ${message}`, { server: server.name, hint, cause });
+  return new GatewayError('start_failed', `Server ${server.name}: ${message}`, {
+    server: server.name,
+    hint,
+    cause,
+  });
 }
 
 function isExecutable(file: string): boolean {
