@@ -80,7 +80,7 @@ describe('a process that cannot start', () => {
   it('names the path where nothing is', async () => {
     const error = await refusal(['./server.sh']);
     expect(error?.code).toBe('start_failed');
-    expect(error?.message).toBe('own: command ./server.sh was not found');
+    expect(error?.message).toBe('Server own: command ./server.sh was not found');
     expect(error?.hint).toContain(path.join(folder, 'server.sh'));
   });
 
