@@ -2,7 +2,7 @@ import { type Clock, systemClock } from '../base/async.ts';
 import { GatewayError } from '../base/errors.ts';
 import type { Params } from '../protocol/jsonrpc.ts';
 import { NotWritten } from '../runtimes/runtime.ts';
-import { seconds } from './diagnosis.ts';
+import { seconds, sizeText } from './diagnosis.ts';
 import type { Fleet } from './fleet.ts';
 import type { Handshake, Lease } from './lease.ts';
 
@@ -29,6 +29,8 @@ export interface ReadOptions {
 /** No real server comes near; one that never ends its list must not fill memory. */
 const maxPages = 1000;
 const maxEntries = 20_000;
+/** Of all lists of a server together, as JSON: they stay in memory for as long as the gateway runs. */
+const maxListChars = 32 * 1024 * 1024;
 const pageTimeoutMs = 60_000;
 const attempts = 3;
 /** Of one instance that announces changes while its lists are read. */
@@ -89,7 +91,8 @@ export class Discovery {
     const { capabilities } = handshake;
     // Servers that declare nothing at all answer tools/list more often than not.
     const hasTools = capabilities.tools || !(capabilities.resources || capabilities.prompts);
-    const list = (method: string, key: string) => this.#readList(server, lease, method, key, signal);
+    const room = { chars: maxListChars };
+    const list = (method: string, key: string) => this.#readList(server, lease, method, key, room, signal);
     return {
       ...handshake,
       tools: hasTools ? await list('tools/list', 'tools') : [],
@@ -106,6 +109,7 @@ export class Discovery {
     lease: Lease,
     method: string,
     key: string,
+    room: { chars: number },
     signal: AbortSignal,
   ): Promise<Entry[]> {
     const entries: Entry[] = [];
@@ -116,6 +120,10 @@ export class Discovery {
       const page = result[key];
       if (page !== undefined && !Array.isArray(page)) {
         throw failed(server, `answered ${method} without a list of ${key}`);
+      }
+      room.chars -= JSON.stringify(page ?? []).length;
+      if (room.chars < 0) {
+        throw failed(server, `has lists longer than ${sizeText(maxListChars)}, ${method} among them`);
       }
       for (const entry of page ?? []) if (typeof entry === 'object' && entry !== null) entries.push(entry);
       cursor = result.nextCursor;

@@ -66,6 +66,19 @@ describe('discovery', () => {
     expect(error.message).toMatch(/files.*1000 pages.*tools\/list/);
   });
 
+  it('gives up on lists that would fill memory, counted together', async () => {
+    const description = 'd'.repeat(10 * 1024 * 1024);
+    const heavy = discoveryOf({ tools: {}, prompts: {} }, (method) =>
+      method === 'tools/list'
+        ? { result: { tools: [{ name: 'a', description }] } }
+        : { result: { prompts: [{ name: 'a', description }], nextCursor: `${heavy.asked.length}` } },
+    );
+    const error = await rejection(heavy.read());
+    expect(error.code).toBe('discovery_failed');
+    expect(error.message).toMatch(/files has lists longer than 32 MiB, prompts\/list among them/);
+    expect(heavy.asked).toEqual(['tools/list', 'prompts/list', 'prompts/list 2', 'prompts/list 3']);
+  });
+
   it('says which list failed and how', async () => {
     const failing = discoveryOf({ tools: {} }, () => ({ error: { code: -32603, message: 'no API key' } }));
     expect((await rejection(failing.read())).message).toMatch(/files.*tools\/list.*no API key.*-32603/);
