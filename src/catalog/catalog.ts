@@ -37,6 +37,8 @@ export interface CatalogStatus {
   lastError?: { code: string; message: string; hint?: string; atMs: number };
   /** When discovery is tried again. */
   retryAtMs?: number;
+  /** It was seen to ask its clients. */
+  isLearntInteractive: boolean;
   /** What deserves a look, one sentence each; bounded. */
   warnings: string[];
 }
@@ -254,6 +256,7 @@ export class Catalog {
         },
       }),
       ...(retryAtMs !== undefined && { retryAtMs }),
+      isLearntInteractive: this.isLearntInteractive(server),
       warnings: bounded(warnings),
     };
   }

@@ -94,16 +94,29 @@ async function checkPort(config: Config, findings: Finding[]): Promise<void> {
   }
   const client = await GatewayClient.find({ host, port });
   const gateway = await client.get<{ name?: string; version?: string }>('/').catch(() => undefined);
-  findings.push(
-    gateway?.name === 'mcp-gateway'
-      ? { check, verdict: 'ok', found: `a gateway ${gateway.version} listens` }
-      : {
-          check,
-          verdict: 'problem',
-          found: `cannot be bound on ${host} (${code})`,
-          hint: 'Stop what listens there, or choose another with gateway.port or --port.',
-        },
-  );
+  if (gateway?.name !== 'mcp-gateway') {
+    findings.push({
+      check,
+      verdict: 'problem',
+      found: `cannot be bound on ${host} (${code})`,
+      hint: 'Stop what listens there, or choose another with gateway.port or --port.',
+    });
+    return;
+  }
+  findings.push({ check, verdict: 'ok', found: `a gateway ${gateway.version} listens` });
+  const { servers } = await client
+    .get<{ servers: { name: string; interactive: boolean; isolation: string }[] }>('/servers')
+    .catch(() => ({ servers: [] }));
+  for (const { name, interactive, isolation } of servers) {
+    // Declared, it is what somebody wants.
+    if (!interactive || isolation !== 'shared' || config.servers.get(name)?.interactive) continue;
+    findings.push({
+      check: `server ${name}`,
+      verdict: 'warning',
+      found: 'asks its clients, and so gets one call at a time',
+      hint: `isolation: session gives each client an instance of ${name} of its own.`,
+    });
+  }
 }
 
 function bindError(host: string, port: number): Promise<string | undefined> {

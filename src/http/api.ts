@@ -210,6 +210,7 @@ function viewOf(server: ServerConfig, sandbox: string | undefined, pool: PoolSta
     state: isFailed ? 'failed' : pool.state,
     endpoint: `/${server.name}/mcp`,
     isolation: server.isolation,
+    interactive: server.interactive ?? status.isLearntInteractive,
     sandbox,
     instances: pool.instances.map((instance) => ({
       id: instance.id,

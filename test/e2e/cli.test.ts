@@ -11,7 +11,7 @@ describe('the command line beside a running gateway', () => {
 
   beforeAll(async () => {
     gateway = await startGateway({
-      config: `servers:\n${fixture('one', 'everything.mjs')}  off: { image: none, enabled: false }\n`,
+      config: `servers:\n${fixture('one', 'everything.mjs')}${fixture('asks', 'asks-the-user.mjs')}  off: { image: none, enabled: false }\n`,
       discovered: true,
     });
     const { port } = new URL(gateway.url);
@@ -26,7 +26,7 @@ describe('the command line beside a running gateway', () => {
     expect(stdout).toMatch(/^one +docker +\w+/m);
     expect(stdout).toMatch(/^off +docker +disabled/m);
     const { servers } = JSON.parse((await cli(['servers', '--json', ...where])).stdout);
-    expect(servers.map(({ name }: { name: string }) => name)).toEqual(['one', 'off']);
+    expect(servers.map(({ name }: { name: string }) => name)).toEqual(['one', 'asks', 'off']);
   });
 
   it('lists tools of one server and of all', async () => {
@@ -51,6 +51,15 @@ describe('the command line beside a running gateway', () => {
     expect(tool).toMatchObject({ code: 1, stderr: expect.stringContaining('echo') });
     const server = await cli(['tools', 'onne', ...where]);
     expect(server).toMatchObject({ code: 1, stderr: expect.stringContaining('one') });
+  });
+
+  it('doctor proposes an instance for each client where a server was seen to ask them', async () => {
+    const env = { ...process.env, GATEWAY_PORT: where.at(-1) };
+    const doctor = async () => (await cli(['doctor', '--config', where[1]!], { env })).stdout;
+    expect(await doctor()).toContain('a gateway');
+    expect(await doctor()).not.toContain('server asks');
+    await cli(['call', 'asks', 'ask', ...where]);
+    expect(await doctor()).toMatch(/server asks: isolation: session/);
   });
 
   it('prints what a server wrote to stderr', async () => {
