@@ -10,6 +10,7 @@ import {
   type Classified,
   classify,
   failure,
+  type Id,
   type Json,
   parseMessage,
   type Request,
@@ -87,7 +88,9 @@ export class McpEndpoint {
     if (!isJson(incoming)) {
       throw new GatewayError(
         'media_type_unsupported',
-        `Content-Type ${JSON.stringify(incoming.headers['content-type'] ?? '')} is not supported.`,
+        incoming.headers['content-encoding'] === undefined
+          ? `Content-Type ${JSON.stringify(incoming.headers['content-type'] ?? '')} is not supported.`
+          : `Content-Encoding ${JSON.stringify(incoming.headers['content-encoding'])} is not supported.`,
         { hint: 'Send application/json, uncompressed.' },
       );
     }
@@ -106,6 +109,20 @@ export class McpEndpoint {
 
     const classified = classify(value);
     if (classified.kind === 'invalid') return answer(outgoing, 400, failure(classified.id, classified.error));
+    try {
+      await this.#single(incoming, outgoing, scope, classified, accepted);
+    } catch (error) {
+      this.#refuse(outgoing, error, classified.kind === 'request' ? classified.message.id : null);
+    }
+  }
+
+  async #single(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    scope: Scope,
+    classified: Exclude<Classified, { kind: 'invalid' }>,
+    accepted: Accepted,
+  ): Promise<void> {
     if (isModernMessage(classified.message)) throw modernUnsupported();
     if (classified.kind === 'request' && classified.message.method === 'initialize') {
       return this.#initialize(outgoing, classified.message, scope);
@@ -233,12 +250,12 @@ export class McpEndpoint {
   }
 
   /** Answers with an error that is about the HTTP request or the message's envelope. */
-  #refuse(outgoing: ServerResponse, thrown: unknown): void {
+  #refuse(outgoing: ServerResponse, thrown: unknown, id: Id | null = null): void {
     if (outgoing.headersSent || outgoing.destroyed) {
       outgoing.destroy();
       return;
     }
-    answer(outgoing, asGatewayError(thrown).httpStatus, failureOf(null, thrown));
+    answer(outgoing, asGatewayError(thrown).httpStatus, failureOf(id, thrown));
   }
 }
 

@@ -54,6 +54,17 @@ describe('an instance', () => {
     expect(await exists(running.name)).toBe(false);
   });
 
+  it('that somebody else has frozen is thawed by the next message', async () => {
+    const running = await test.start(fixtureServer('elsewhere'));
+    await running.handshake();
+    await engine.getContainer(running.name).pause();
+    // The engine tells of it a moment later.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(await running.call('echo', { text: 'awake' })).toBe('awake');
+    expect((await running.inspect()).State.Paused).toBe(false);
+    await running.instance.stop({ graceMs: 1_000 });
+  });
+
   it('that ignores the end of its input and SIGTERM is forced after its grace', async () => {
     const running = await test.start(fixtureServer('stubborn', program('ignores-sigterm.mjs')));
     await running.handshake();

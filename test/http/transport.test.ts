@@ -110,7 +110,7 @@ describe('initialize', () => {
       params: { _meta: { 'io.modelcontextprotocol/protocolVersion': '2026-07-28' } },
     });
     expect(status).toBe(400);
-    expect(messages[0].error.code).toBe(-32000);
+    expect(messages[0]).toMatchObject({ id: 1, error: { code: -32000 } });
   });
 });
 

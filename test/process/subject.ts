@@ -7,6 +7,12 @@ import { gatewayVariable, type Subject } from '../runtime-contract.ts';
 const programs = path.join(import.meta.dirname, '../fixtures/servers');
 
 /** The process runtime as the contract suite sees it. */
+/** Processes that were seen with a gateway's mark. */
+const marked = new Set<string>();
+
+const isAlive = async (pid: string) =>
+  /^\d+ \(.*\) [^ZX]/s.test(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''));
+
 export const subject: Subject = {
   name: 'process',
   makeRuntime: ({ gateway, stateDir }) => new ProcessRuntime({ gateway, stateDir }),
@@ -27,7 +33,10 @@ export const subject: Subject = {
     const names: string[] = [];
     for (const pid of await readdir('/proc')) {
       const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
-      if (environment.split('\0').includes(mark)) names.push(`pid ${pid}`);
+      if (environment.split('\0').includes(mark)) marked.add(pid);
+      // One that is just ending has lost its environment already, and is not gone before it has a state no more.
+      else if (environment !== '' || !(await isAlive(pid))) marked.delete(pid);
+      if (marked.has(pid)) names.push(`pid ${pid}`);
     }
     return names;
   },

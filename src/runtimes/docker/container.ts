@@ -103,7 +103,10 @@ export class ContainerInstance implements Instance {
     void parts.exitCode.then(() => this.#died.resolve());
   }
 
-  send(message: Message): Promise<void> {
+  async send(message: Message): Promise<void> {
+    const { watch, id } = this.#parts;
+    // Somebody else has frozen it, by `docker pause`: it would take the message and answer never.
+    if (!this.#isPaused && watch.isFrozen(id)) await this.resume();
     return this.#writer.send(message);
   }
 
@@ -139,11 +142,12 @@ export class ContainerInstance implements Instance {
   }
 
   async resume(): Promise<void> {
-    const { engine, id } = this.#parts;
+    const { engine, watch, id } = this.#parts;
     await engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
       limitMs: pauseLimitMs,
     });
     this.#isPaused = false;
+    watch.thawed(id);
   }
 
   stop({ graceMs }: { graceMs: number }): Promise<void> {

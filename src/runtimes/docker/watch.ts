@@ -23,6 +23,7 @@ interface Fate {
   ranOutOfMemory: boolean;
   toldOfMemory: Deferred<void>;
   wasKilled: boolean;
+  isFrozen: boolean;
   /** With the exit code, where the event has it. */
   died: Deferred<number | undefined>;
 }
@@ -50,12 +51,24 @@ export class EngineWatch {
       ranOutOfMemory: false,
       toldOfMemory: deferred(),
       wasKilled: false,
+      isFrozen: false,
       died: deferred(),
     });
   }
 
   forget(id: string): void {
     this.#fates.delete(id);
+  }
+
+  /** Whether it was frozen, by whomever, and nobody has thawed it since. */
+  isFrozen(id: string): boolean {
+    return this.#fates.get(id)?.isFrozen ?? false;
+  }
+
+  /** It has been thawed; the event of that may still be on its way. */
+  thawed(id: string): void {
+    const fate = this.#fates.get(id);
+    if (fate) fate.isFrozen = false;
   }
 
   /**
@@ -131,6 +144,7 @@ export class EngineWatch {
       fate.ranOutOfMemory = true;
       fate.toldOfMemory.resolve();
     } else if (action === 'kill') fate.wasKilled = true;
+    else if (action === 'pause' || action === 'unpause') fate.isFrozen = action === 'pause';
     else if (action === 'die') fate.died.resolve(exitCodeOf(attributes.exitCode));
     else if (action === 'destroy') fate.died.resolve(undefined);
   }
