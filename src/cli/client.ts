@@ -2,6 +2,13 @@ import { GatewayError, systemCodeOf } from '../base/errors.ts';
 import { loadConfig } from '../config/load.ts';
 import type { ConfigOptions } from './program.ts';
 
+/** What the gateway answers when it cannot do what was asked (RFC 9457). */
+interface Problem extends Record<string, unknown> {
+  title?: string;
+  detail?: string;
+  hint?: string;
+}
+
 /** The running gateway's REST interface, found at its host and port. */
 export class GatewayClient {
   readonly #base: URL;
@@ -50,15 +57,11 @@ export class GatewayClient {
       );
     }
     if (answer.ok) return answer;
-    const problem = (await answer.json().catch(() => ({}))) as {
-      detail?: string;
-      title?: string;
-      hint?: string;
-    };
+    const problem = (await answer.json().catch(() => ({}))) as Problem;
     throw new GatewayError(
       'upstream_error',
       problem.detail ?? problem.title ?? `The gateway at ${this.#base.origin} answered ${answer.status}.`,
-      { hint: problem.hint },
+      { hint: problem.hint, data: problem },
     );
   }
 }

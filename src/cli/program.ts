@@ -120,13 +120,17 @@ export async function runCli(argv: string[]): Promise<ExitCode> {
     return exitCode;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    return report(error);
+    return report(error, argv.includes('--json'));
   }
 }
 
-/** Prints an error with its next step; wrong configuration is 2, everything else 1. */
-function report(thrown: unknown): ExitCode {
+/** Prints an error with its next step, as JSON too where that was asked for; wrong configuration is 2, everything else 1. */
+function report(thrown: unknown, isJson: boolean): ExitCode {
   const error = asGatewayError(thrown);
+  if (isJson) {
+    const { code, message, hint, data } = error;
+    process.stdout.write(`${JSON.stringify({ error: { code, message, hint, ...data } }, null, 2)}\n`);
+  }
   process.stderr.write(`error: ${error.message}\n`);
   if (error.hint) process.stderr.write(`hint: ${error.hint}\n`);
   if (error.code === 'internal' && error.cause instanceof Error)

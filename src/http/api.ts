@@ -23,6 +23,8 @@ export interface ApiFleet {
 /** What the REST routes need of the catalog. */
 export interface ApiCatalog {
   list(kind: 'tools', scope: string, signal?: AbortSignal): Promise<readonly Entry[]>;
+  /** Waits as a list does; throws why a server cannot be known. */
+  about(server: string): Promise<unknown>;
   status(server: string): CatalogStatus;
 }
 
@@ -129,6 +131,8 @@ export function createApi(options: ApiOptions): Hono<Env> {
   });
   api.get('/:server/tools', async (c) => {
     const { name } = serverOf(c.req.param('server'));
+    // Says why they cannot be known; an empty list would say that there are none.
+    await catalog.about(name);
     return c.json({ tools: await catalog.list('tools', name) });
   });
 

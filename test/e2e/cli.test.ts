@@ -11,7 +11,7 @@ describe('the command line beside a running gateway', () => {
 
   beforeAll(async () => {
     gateway = await startGateway({
-      config: `servers:\n${fixture('one', 'everything.mjs')}${fixture('asks', 'asks-the-user.mjs')}  off: { image: none, enabled: false }\n`,
+      config: `servers:\n${fixture('one', 'everything.mjs')}${fixture('asks', 'asks-the-user.mjs')}  off: { image: none, enabled: false }\n  broken: { image: mcp-no-such-image, pull: never }\n`,
       discovered: true,
     });
     const { port } = new URL(gateway.url);
@@ -26,7 +26,7 @@ describe('the command line beside a running gateway', () => {
     expect(stdout).toMatch(/^one +docker +\w+/m);
     expect(stdout).toMatch(/^off +docker +disabled/m);
     const { servers } = JSON.parse((await cli(['servers', '--json', ...where])).stdout);
-    expect(servers.map(({ name }: { name: string }) => name)).toEqual(['one', 'asks', 'off']);
+    expect(servers.map(({ name }: { name: string }) => name)).toEqual(['one', 'asks', 'off', 'broken']);
   });
 
   it('lists tools of one server and of all', async () => {
@@ -60,6 +60,24 @@ describe('the command line beside a running gateway', () => {
     expect(await doctor()).not.toContain('server asks');
     await cli(['call', 'asks', 'ask', ...where]);
     expect(await doctor()).toMatch(/server asks: isolation: session/);
+  });
+
+  it('gives programs the error as JSON, with the code and data that the server gave', async () => {
+    const args = [
+      'call',
+      'one',
+      'rpc_error',
+      '{"code": -32050, "message": "the teapot is empty", "data": {"tea": 0}}',
+    ];
+    const answer = await cli([...args, '--json', ...where]);
+    expect(answer).toMatchObject({ code: 1, stderr: expect.stringContaining('the teapot is empty') });
+    expect(JSON.stringify(JSON.parse(answer.stdout))).toMatch(/-32050.*"tea":0/);
+  });
+
+  it('says why the tools of a server cannot be known, instead of showing none', async () => {
+    const answer = await cli(['tools', 'broken', ...where]);
+    expect(answer).toMatchObject({ code: 1, stderr: expect.stringContaining('mcp-no-such-image') });
+    expect((await cli(['tools', ...where])).stdout).toMatch(/^broken +- +\S/m);
   });
 
   it('prints what a server wrote to stderr', async () => {
