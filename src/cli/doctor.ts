@@ -19,6 +19,11 @@ interface Finding {
   hint?: string;
 }
 
+/** What is asked of the engine about images. */
+interface Images {
+  hasImage(name: string): Promise<boolean>;
+}
+
 /** `doctor`: looks at everything that start needs; 1 when something will not work. */
 export async function doctor(options: ConfigOptions & { json?: boolean }): Promise<ExitCode> {
   const findings: Finding[] = [];
@@ -78,9 +83,27 @@ async function checkEngine(config: Config, findings: Finding[]): Promise<void> {
   try {
     const { reachable, text, lacks, hint } = await docker.describe();
     findings.push({ check: 'engine', verdict: reachable ? 'ok' : 'problem', found: text, hint });
+    if (reachable) await checkImages(config, docker, findings);
     for (const lack of lacks) findings.push({ check: 'engine', verdict: 'warning', found: lack });
   } finally {
     await docker.close();
+  }
+}
+
+/** Images that nobody builds here: the gateway pulls them at first use, if it may and a registry answers. */
+async function checkImages(config: Config, docker: Images, findings: Finding[]): Promise<void> {
+  for (const server of config.servers.values()) {
+    if (!server.enabled || server.type !== 'docker' || server.build || !server.image) continue;
+    const check = `image of ${server.name}`;
+    if (await docker.hasImage(server.image)) {
+      findings.push({ check, verdict: 'ok', found: server.image });
+    } else if (server.pull === 'never') {
+      const hint = `Pull or build it (docker pull ${server.image}), or take out \`pull: never\`.`;
+      findings.push({ check, verdict: 'problem', found: `${server.image} is missing`, hint });
+    } else {
+      const hint = 'The first call pulls it, which takes a while; docker pull does it now.';
+      findings.push({ check, verdict: 'warning', found: `${server.image} is missing`, hint });
+    }
   }
 }
 

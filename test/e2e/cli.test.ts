@@ -150,11 +150,12 @@ describe('the command line alone', () => {
     const file = join(folder, 'doctor.yaml');
     await writeFile(
       file,
-      'gateway: { port: 18273 }\nservers: { a: { image: x, env: { K: "${MCP_TEST_UNSET}" } } }\n',
+      'gateway: { port: 18273 }\nservers: { a: { image: x, env: { K: "${MCP_TEST_UNSET}" } }, gone: { image: mcp-no-such-image, pull: never } }\n',
     );
     const { code, stdout } = await cli(['doctor', '--config', file]);
     expect(stdout).toMatch(/engine +Docker/);
     expect(stdout).toContain('MCP_TEST_UNSET');
+    expect(stdout).toMatch(/✗ +image of gone +mcp-no-such-image is missing/);
     expect(code).toBe(1);
     const away = await cli(['doctor', '--config', file], {
       env: { ...process.env, DOCKER_HOST: `unix://${folder}/none.sock`, MCP_TEST_UNSET: 'x' },

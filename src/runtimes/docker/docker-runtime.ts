@@ -413,6 +413,11 @@ export class DockerRuntime implements Runtime {
     }
   }
 
+  /** Whether the engine has an image of this name. Rejects with `engine_unreachable`. */
+  async hasImage(name: string): Promise<boolean> {
+    return (await this.#images.inspect(await this.#engine(), name)) !== undefined;
+  }
+
   async describe(): Promise<RuntimeDescription> {
     let engine: Engine;
     try {
