@@ -41,7 +41,7 @@ const stubborn = path.join(import.meta.dirname, '../fixtures/servers/ignores-sig
 
 describe('the group of a process', () => {
   it('ends as a whole: what a server starts does not outlive it', async () => {
-    const script = `sleep 1000 & sleep 1000 & exec ${process.execPath} ${tiny}`;
+    const script = `sleep 1000 & sleep 1000 & exec "${process.execPath}" "${tiny}"`;
     const peer = await gateway.start(server(['sh', '-c', script]));
     expect(await peer.call('echo', { text: 'x' })).toBe('x');
     await expect.poll(() => gateway.running()).toHaveLength(3);
@@ -63,7 +63,7 @@ describe('the group of a process', () => {
   });
 
   it('is frozen and measured as a whole', async () => {
-    const script = `${process.execPath} -e 'for(;;);' & exec ${process.execPath} ${tiny}`;
+    const script = `"${process.execPath}" -e 'for(;;);' & exec "${process.execPath}" "${tiny}"`;
     const peer = await gateway.start(server(['sh', '-c', script]));
     await peer.call('echo', { text: 'x' });
     await peer.instance.stats();
@@ -151,7 +151,7 @@ describe('what is known of processes after a sudden death', () => {
   });
 
   it('ends the whole group of a stubborn one', async () => {
-    const script = `sleep 1000 & ${process.execPath} ${stubborn}; true`;
+    const script = `sleep 1000 & "${process.execPath}" "${stubborn}"; true`;
     const peer = await gateway.start(server(['sh', '-c', script]));
     await peer.request('ping');
     const later = new ProcessRuntime(gateway.options);
