@@ -31,11 +31,18 @@ const maxPages = 1000;
 const maxEntries = 20_000;
 /** Of all lists of a server together, as JSON: they stay in memory for as long as the gateway runs. */
 const maxListChars = 32 * 1024 * 1024;
-const pageTimeoutMs = 60_000;
+/** For all lists of a server together, however many pages they have. */
+const readLimitMs = 60_000;
 const attempts = 3;
 /** Of one instance that announces changes while its lists are read. */
 const maxRereads = 3;
 const methodNotFound = -32601;
+
+/** What is left of the bounds of one read. */
+interface Room {
+  chars: number;
+  untilMs: number;
+}
 
 /** Reads what servers offer, starting them when they do not run; the catalog's `SnapshotSource`. */
 export class Discovery {
@@ -91,7 +98,7 @@ export class Discovery {
     const { capabilities } = handshake;
     // Servers that declare nothing at all answer tools/list more often than not.
     const hasTools = capabilities.tools || !(capabilities.resources || capabilities.prompts);
-    const room = { chars: maxListChars };
+    const room: Room = { chars: maxListChars, untilMs: this.#clock.now() + readLimitMs };
     const list = (method: string, key: string) => this.#readList(server, lease, method, key, room, signal);
     return {
       ...handshake,
@@ -109,13 +116,13 @@ export class Discovery {
     lease: Lease,
     method: string,
     key: string,
-    room: { chars: number },
+    room: Room,
     signal: AbortSignal,
   ): Promise<Entry[]> {
     const entries: Entry[] = [];
     const seen = new Set<unknown>();
     for (let cursor: unknown; ; ) {
-      const result = await this.#readPage(server, lease, method, cursor, signal);
+      const result = await this.#readPage(server, lease, method, cursor, room, signal);
       if (!result) return entries;
       const page = result[key];
       if (page !== undefined && !Array.isArray(page)) {
@@ -145,10 +152,11 @@ export class Discovery {
     lease: Lease,
     method: string,
     cursor: unknown,
+    room: Room,
     signal: AbortSignal,
   ): Promise<Params | undefined> {
     const late = new AbortController();
-    const cancelTimer = this.#clock.schedule(() => late.abort(), pageTimeoutMs);
+    const cancelTimer = this.#clock.schedule(() => late.abort(), room.untilMs - this.#clock.now());
     try {
       const outcome = await lease.call(
         { method, params: cursor === undefined ? {} : { cursor } },
@@ -162,7 +170,7 @@ export class Discovery {
       );
     } catch (error) {
       throw late.signal.aborted
-        ? failed(server, `did not answer ${method} within ${seconds(pageTimeoutMs)}`)
+        ? failed(server, `did not answer ${method} within ${seconds(readLimitMs)}, all its lists together`)
         : error;
     } finally {
       cancelTimer();

@@ -93,6 +93,31 @@ describe('discovery', () => {
     expect((await discoveryOf({ tools: {} }, () => empty).read()).tools).toEqual([]);
   });
 
+  it('bounds all pages together: a server that answers one a second is given up too', async () => {
+    let answerPage = () => {};
+    const made = scriptedFleet(undefined, {
+      script: {
+        capabilities: { tools: {} },
+        onRequest(instance, { id }) {
+          answerPage = () =>
+            instance.says({
+              jsonrpc: '2.0',
+              id,
+              result: { tools: [{ name: `t${id}` }], nextCursor: `${id}` },
+            });
+        },
+      },
+    });
+    const reading = new Discovery(made).read('files', new AbortController().signal);
+    const late = rejection(reading);
+    for (let second = 0; second < 60; second += 1) {
+      await made.clock.pass(1000);
+      answerPage();
+      await settle();
+    }
+    expect((await late).message).toMatch(/files.*60 s/);
+  });
+
   it('serves calls with its instance, which then stays', async () => {
     let answerLists: (() => void) | undefined;
     const made = scriptedFleet(undefined, {
