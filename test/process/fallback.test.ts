@@ -236,9 +236,10 @@ describe('an npm template', () => {
       bin: { 'tiny-mcp-server': 'server.mjs', 'with-args': 'args.mjs' },
     };
     await writeFile(path.join(source, 'package.json'), JSON.stringify(manifest));
+    // Not at home: npm would pack its own log while it writes it.
     await run('npm', ['pack', '--pack-destination', folder], {
       cwd: source,
-      env: { ...environment, HOME: source },
+      env: { ...environment, HOME: path.join(folder, 'packer') },
     });
     const tarball = await readFile(path.join(folder, 'tiny-mcp-server-1.2.3.tgz'));
     const integrity = `sha512-${createHash('sha512').update(tarball).digest('base64')}`;
