@@ -1,20 +1,10 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import {
-  link,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { GatewayError, messageOf, systemCodeOf } from './errors.ts';
+import { replaceFile } from './replace-file.ts';
 
 /** The gateway's folder for what outlives it. While it is open no other gateway can open it. */
 export interface StateDir extends AsyncDisposable {
@@ -230,7 +220,6 @@ async function keep(path: string, shape: RegExp, make: () => string): Promise<st
     if (systemCodeOf(error) !== 'ENOENT') throw error;
   }
   const made = make();
-  await writeFile(`${path}.tmp`, `${made}\n`, { mode: 0o600 });
-  await rename(`${path}.tmp`, path);
+  await replaceFile(path, `${made}\n`);
   return made;
 }

@@ -1,5 +1,6 @@
 import { text } from 'node:stream/consumers';
 import { GatewayError, messageOf } from '../base/errors.ts';
+import { isObject } from '../protocol/jsonrpc.ts';
 import { GatewayClient } from './client.ts';
 import type { ConfigOptions, ExitCode } from './program.ts';
 import { table } from './table.ts';
@@ -107,7 +108,7 @@ export async function call(
 function parseArguments(text: string): object {
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+    if (isObject(value)) return value;
   } catch {
     // falls through to the same error: what was given is no JSON object
   }

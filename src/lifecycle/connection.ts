@@ -5,6 +5,7 @@ import { latestLegacyVersion } from '../protocol/eras.ts';
 import {
   failure,
   type Id,
+  isObject,
   type Message,
   type Notification,
   type Params,
@@ -204,7 +205,7 @@ export class Connection {
       );
     }
     const result: unknown = outcome.result;
-    if (typeof result !== 'object' || result === null || Array.isArray(result)) {
+    if (!isObject(result)) {
       throw new GatewayError(
         'handshake_failed',
         `Server ${this.#server.name} answered initialize with ${JSON.stringify(result).slice(0, 100)}, expected an object`,
@@ -730,5 +731,4 @@ function isNoAnswer(beginning: string): boolean {
   );
 }
 
-const asParams = (value: unknown): Params =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Params) : {};
+const asParams = (value: unknown): Params => (isObject(value) ? value : {});

@@ -1,5 +1,6 @@
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { replaceFile } from '../base/replace-file.ts';
 
 const maxBytes = 65_536;
 
@@ -38,9 +39,7 @@ export class KeptLog {
       const cut = all.indexOf(0x0a, all.length - maxBytes);
       all = all.subarray(cut + 1);
     }
-    // Renamed into place: a crash in between leaves the old file.
-    await writeFile(`${file}.new`, all, { mode: 0o600 });
-    await rename(`${file}.new`, file);
+    await replaceFile(file, all);
   }
 
   #file(server: string): string {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
@@ -7,6 +7,7 @@ import type Dockerode from 'dockerode';
 import { abortable, type Clock } from '../../base/async.ts';
 import { GatewayError } from '../../base/errors.ts';
 import { printable } from '../../base/printable.ts';
+import { replaceFile } from '../../base/replace-file.ts';
 import type { ContainerServer, DockerServer, GatewayConfig } from '../../config/schema.ts';
 import type { PrepareOptions, PrepareProgress } from '../runtime.ts';
 import { BuildContexts, packedDockerfile, packInMemory } from './build-context.ts';
@@ -414,8 +415,7 @@ export class Images {
       }
       const pulls = { ...(await this.#readPulls()), [name]: clock.now() };
       await mkdir(this.#options.stateDir, { recursive: true });
-      await writeFile(`${this.#pullsFile}.new`, JSON.stringify(pulls));
-      await rename(`${this.#pullsFile}.new`, this.#pullsFile);
+      await replaceFile(this.#pullsFile, JSON.stringify(pulls));
       onProgress({ step: 'pull', text: `${name} is pulled`, fraction: 1 });
     } catch (error) {
       if (closed.aborted) throw closed.reason;

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { abortable, SingleFlight, within } from '../../base/async.ts';
 import { GatewayError, messageOf, systemCodeOf } from '../../base/errors.ts';
+import { replaceFile } from '../../base/replace-file.ts';
 
 const registryLimitMs = 15_000;
 /** One that answers neither the handshake nor the end of its stdin is killed; its cache is written all the same. */
@@ -248,8 +249,7 @@ export class NpmVersions {
 
   async #write(npm: Record<string, string>): Promise<void> {
     await mkdir(this.#options.stateDir, { recursive: true, mode: 0o700 });
-    await writeFile(`${this.#file}.new`, `${JSON.stringify({ npm }, null, 2)}\n`);
-    await rename(`${this.#file}.new`, this.#file);
+    await replaceFile(this.#file, `${JSON.stringify({ npm }, null, 2)}\n`);
   }
 }
 
