@@ -103,10 +103,10 @@ export class ContainerInstance implements Instance {
     void parts.exitCode.then(() => this.#died.resolve());
   }
 
-  async send(message: Message): Promise<void> {
+  send(message: Message): Promise<void> {
     const { watch, id } = this.#parts;
     // Somebody else has frozen it, by `docker pause`: it would take the message and answer never.
-    if (!this.#isPaused && watch.isFrozen(id)) await this.resume();
+    if (!this.#isPaused && watch.isFrozen(id)) return this.resume().then(() => this.#writer.send(message));
     return this.#writer.send(message);
   }
 
