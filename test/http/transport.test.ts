@@ -45,6 +45,19 @@ function rawRequest(options: {
   );
 }
 
+/** The answer to a tool call as it comes, headers first. */
+const callTool = (
+  client: RawHttpClient,
+  params: object,
+  { accept = 'application/json, text/event-stream', signal }: { accept?: string; signal?: AbortSignal } = {},
+) =>
+  fetch(client.url, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', accept, ...client.headers },
+    body: JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'tools/call', params }),
+    signal,
+  });
+
 describe('the address', () => {
   it('may be the whole one, as proxies send it', async () => {
     const { port } = new URL(gateway.origin);
@@ -240,20 +253,7 @@ describe('answers', () => {
   it('open as a stream after 5 s of silence', async () => {
     const client = await connected('/everything/mcp');
     const startedAt = Date.now();
-    const response = await fetch(client.url, {
-      method: 'POST',
-      headers: {
-        'content-type': 'application/json',
-        accept: 'application/json, text/event-stream',
-        ...client.headers,
-      },
-      body: JSON.stringify({
-        jsonrpc: '2.0',
-        id: 1,
-        method: 'tools/call',
-        params: { name: 'sleep', arguments: { ms: 10_000 } },
-      }),
-    });
+    const response = await callTool(client, { name: 'sleep', arguments: { ms: 10_000 } });
     const openedAfterMs = Date.now() - startedAt;
     expect(response.headers.get('content-type')).toBe('text/event-stream');
     expect(openedAfterMs).toBeGreaterThan(4500);
@@ -264,16 +264,11 @@ describe('answers', () => {
   it('keep a client that reads JSON alone waiting, and are JSON in the end', async () => {
     const client = await connected('/everything/mcp');
     const startedAt = Date.now();
-    const response = await fetch(client.url, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', accept: 'application/json', ...client.headers },
-      body: JSON.stringify({
-        jsonrpc: '2.0',
-        id: 1,
-        method: 'tools/call',
-        params: { name: 'sleep', arguments: { ms: 9000 } },
-      }),
-    });
+    const response = await callTool(
+      client,
+      { name: 'sleep', arguments: { ms: 9000 } },
+      { accept: 'application/json' },
+    );
     expect(Date.now() - startedAt).toBeLessThan(8900);
     expect(await response.json()).toMatchObject({ id: 1, result: { content: [{ text: 'slept 9000 ms' }] } });
   });
@@ -373,21 +368,11 @@ describe('a request that is cancelled', () => {
     const before = (await client.call('cancellations')).result.structuredContent.cancelled.length;
     const abort = new AbortController();
     const file = `${gateway.folder}/written later`;
-    const dropped = fetch(client.url, {
-      method: 'POST',
-      headers: {
-        'content-type': 'application/json',
-        accept: 'application/json, text/event-stream',
-        ...client.headers,
-      },
-      body: JSON.stringify({
-        jsonrpc: '2.0',
-        id: 1,
-        method: 'tools/call',
-        params: { name: 'progress', arguments: { steps: 3, ms: 100 }, _meta: { progressToken: 1 } },
-      }),
-      signal: abort.signal,
-    });
+    const dropped = callTool(
+      client,
+      { name: 'progress', arguments: { steps: 3, ms: 100 }, _meta: { progressToken: 1 } },
+      { signal: abort.signal },
+    );
     await (await dropped).body!.getReader().read();
     abort.abort();
     await new Promise((resolve) => setTimeout(resolve, 500));
@@ -401,15 +386,7 @@ describe('a request that is cancelled', () => {
 describe('questions of a server', () => {
   it('come on the stream of the call that caused them, with ids of the gateway’s own', async () => {
     const client = await connected('/asks/mcp', undefined, { elicitation: {}, sampling: {} });
-    const response = await fetch(client.url, {
-      method: 'POST',
-      headers: {
-        'content-type': 'application/json',
-        accept: 'application/json, text/event-stream',
-        ...client.headers,
-      },
-      body: JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'tools/call', params: { name: 'ask' } }),
-    });
+    const response = await callTool(client, { name: 'ask' });
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
     const next = async () => {

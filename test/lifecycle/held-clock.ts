@@ -24,15 +24,8 @@ export class HeldClock implements Clock {
   /** Lets time pass, timer by timer, and everything that they set off settle. */
   async pass(durationMs: number): Promise<void> {
     const untilMs = this.#now + durationMs;
-    for (;;) {
-      await settle();
-      let next: [number, { atMs: number; task: () => void }] | undefined;
-      for (const entry of this.#timers) if (!next || entry[1].atMs < next[1].atMs) next = entry;
-      if (!next || next[1].atMs > untilMs) break;
-      this.#timers.delete(next[0]);
-      this.#now = Math.max(this.#now, next[1].atMs);
-      next[1].task();
-    }
+    do await settle();
+    while (this.#fireNext(untilMs));
     this.#now = untilMs;
     await settle();
   }
@@ -40,15 +33,19 @@ export class HeldClock implements Clock {
   /** Lets time pass without letting anything else happen. */
   fire(durationMs: number): void {
     const untilMs = this.#now + durationMs;
-    for (;;) {
-      let next: [number, { atMs: number; task: () => void }] | undefined;
-      for (const entry of this.#timers) if (!next || entry[1].atMs < next[1].atMs) next = entry;
-      if (!next || next[1].atMs > untilMs) break;
-      this.#timers.delete(next[0]);
-      this.#now = Math.max(this.#now, next[1].atMs);
-      next[1].task();
-    }
+    while (this.#fireNext(untilMs));
     this.#now = untilMs;
+  }
+
+  /** Runs the earliest timer that is due by then; false when none is. */
+  #fireNext(untilMs: number): boolean {
+    let next: [number, { atMs: number; task: () => void }] | undefined;
+    for (const entry of this.#timers) if (!next || entry[1].atMs < next[1].atMs) next = entry;
+    if (!next || next[1].atMs > untilMs) return false;
+    this.#timers.delete(next[0]);
+    this.#now = Math.max(this.#now, next[1].atMs);
+    next[1].task();
+    return true;
   }
 }
 
