@@ -1,15 +1,18 @@
+import type { Era } from '../protocol/eras.ts';
 import type { ErrorObject, Notification, Params, Request } from '../protocol/jsonrpc.ts';
+import type { ClientContext } from '../protocol/modern.ts';
 
-/** What a server said of itself in its handshake; kept as it came. */
+/** What a server said of itself, in its handshake or when it was asked to describe itself; kept as it came. */
 export interface Handshake {
+  /** Tells its era (`eraOf`). */
   protocolVersion: string;
   capabilities: Params;
   serverInfo: Params;
   instructions?: string;
 }
 
-/** The outcome of a request, without the ids of either side. */
-export type Outcome = { result: Params } | { error: ErrorObject };
+/** The outcome of a request, without the ids of either side. `era` is that of the instance that answered, if one did. */
+export type Outcome = { era?: Era } & ({ result: Params } | { error: ErrorObject });
 
 /**
  * What a lease is for. `call` counts against concurrency and resets the idle clock. `upkeep` (reading lists) does neither, and an
@@ -19,7 +22,7 @@ export type Purpose = 'call' | 'upkeep';
 
 /** Who asks for a lease, and how. */
 export interface LeaseOptions {
-  /** The session that asks; picks the instance where `isolation: session`. */
+  /** The session that asks, or the modern client (`clientAffinity`); picks the instance where `isolation: session`. */
   affinity?: string;
   signal?: AbortSignal;
   /** `call` unless given. */
@@ -27,6 +30,12 @@ export interface LeaseOptions {
   /** Told what the wait is for, for people: `starting context7`, `building mcp-context7: step 3/9`. */
   onWaiting?(text: string): void;
 }
+
+/** The affinity of a modern client that gives itself a name. It has no session: its instance ends by idleness. */
+export const clientAffinity = (client: string) => `client ${client}`;
+
+/** Whether an affinity is a session's, whose instance lives as long as it. */
+export const isSessionAffinity = (affinity: string) => !affinity.startsWith('client ');
 
 /** One call's hold on an instance. While it is open the instance is never stopped. */
 export interface Lease extends Disposable {
@@ -41,6 +50,7 @@ export interface Lease extends Disposable {
 /** A request without the ids of either side. */
 export interface OutgoingRequest {
   method: string;
+  /** Without the modern era's own keys of `_meta`: an instance of that era is told them from `CallOptions.client`. */
   /** The client's own `_meta.progressToken` is replaced on the way out and restored on the way back. */
   params?: Params;
 }
@@ -52,6 +62,10 @@ export interface OutgoingRequest {
  */
 export interface CallOptions {
   signal?: AbortSignal;
+  /** Who calls, for an instance of the modern era; the gateway itself unless given. */
+  client?: ClientContext;
+  /** An unanswered question is declined after this long; `timeouts.client` of the server unless given. */
+  questionLimitMs?: number;
   /** What belongs to this call and to no other: its progress (token restored), attributed log lines. */
   onNotification?(notification: Notification): void;
   /** The server asks this call's client. Without it the request is declined as the client's missing capability asks. */

@@ -2,14 +2,18 @@ import type { Message } from './jsonrpc.ts';
 
 /** Versions of the legacy era (handshake, session), oldest first. */
 export const legacyVersions = ['2024-11-05', '2025-03-26', '2025-06-18', '2025-11-25'] as const;
-/** One of them. */
+/** Versions of the modern era (stateless), oldest first. */
+export const modernVersions = ['2026-07-28'] as const;
+/** `legacy`: handshake and session. `modern`: every request stands for itself. */
+export type Era = 'legacy' | 'modern';
+/** One of the legacy versions. */
 export type LegacyVersion = (typeof legacyVersions)[number];
 
 /** What legacy servers are asked for, and what a client gets that asks for a version we do not know. */
 export const latestLegacyVersion: LegacyVersion = '2025-11-25';
 
-/** The first version of the modern era (stateless). */
-const firstModernVersion = '2026-07-28';
+/** What modern servers are told that we speak. */
+export const latestModernVersion = '2026-07-28';
 
 /** Where a modern message names its version (specification 2026-07-28, basic, "_meta"). */
 export const versionMetaKey = 'io.modelcontextprotocol/protocolVersion';
@@ -19,9 +23,14 @@ export function isLegacyVersion(version: unknown): version is LegacyVersion {
   return legacyVersions.includes(version as LegacyVersion);
 }
 
-/** Versions are dates, so their order is that of their text. */
-function isModernVersion(version: string): boolean {
-  return /^\d{4}-\d{2}-\d{2}/.test(version) && version >= firstModernVersion;
+/** The era of a version that a server speaks. */
+export function eraOf(version: string): Era {
+  return isModernVersion(version) ? 'modern' : 'legacy';
+}
+
+/** Whether it is of the modern era, known to us or not. Versions are dates, so their order is that of their text. */
+export function isModernVersion(version: string): boolean {
+  return /^\d{4}-\d{2}-\d{2}/.test(version) && version >= modernVersions[0];
 }
 
 /**
