@@ -197,8 +197,8 @@ export function acceptedOf(accept: string | undefined): Accepted {
 
 const eventOf = (text: string) => `event: message\ndata: ${text}\n\n`;
 
-/** The text of a reply; an error where a server's result cannot be written. */
-function textOf(reply: Reply | Message): string {
+/** The text of a reply or message; an error where a server's result cannot be written. */
+export function textOf(reply: Reply | Message): string {
   if ('resultJson' in reply)
     return `{"jsonrpc":"2.0","id":${JSON.stringify(reply.id)},"result":${reply.resultJson}}`;
   try {
