@@ -9,7 +9,7 @@ const folder = join(import.meta.dirname, '../fixtures/servers');
 const run = (program: string, options?: ConstructorParameters<typeof RawClient>[1]) =>
   new RawClient([process.execPath, join(folder, `${program}.mjs`)], options);
 
-const modules = ['stdio', 'conformance', 'flood'];
+const modules = ['stdio', 'conformance', 'flood', 'http', 'modern', 'rpc-error', 'tasks'];
 const programs = readdirSync(folder)
   .filter((file) => file.endsWith('.mjs'))
   .map((file) => file.slice(0, -'.mjs'.length))
