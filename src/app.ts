@@ -104,6 +104,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     catalog,
     sandboxOf,
     logs: (server, logOptions) => runtimeFor(server).logs(server, logOptions),
+    events,
     version,
     clock,
   });

@@ -35,6 +35,8 @@ export interface TestGatewayOptions {
   gateway?: Record<string, unknown>;
   /** Of an earlier gateway: its state is taken up. */
   folder?: string;
+  /** To hear what happens. */
+  events?: Events;
 }
 
 /** Starts the real composition on a free port. */
@@ -53,7 +55,7 @@ export async function startGateway(options: TestGatewayOptions): Promise<TestGat
   const config = await loadConfig({ file, mode: 'start', env: {}, cwd: folder, homeDir: folder });
 
   const app = await createApp(config, {
-    events: new Events(),
+    events: options.events ?? new Events(),
     logger: createLogger('error'),
     version: '0.0.0-test',
     allowUnauthenticated: false,

@@ -47,3 +47,16 @@ export function isJson({ headers }: IncomingMessage): boolean {
   if (type === 'application/json') return true;
   return type !== undefined && /^\s*application\/(?:[\w.-]+\+)?json(?:-rpc|request)?\s*(?:;|$)/i.test(type);
 }
+
+/** Throws `media_type_unsupported` for a body that `isJson` does not take. */
+export function checkJson(incoming: IncomingMessage): void {
+  if (isJson(incoming)) return;
+  const { 'content-type': type = '', 'content-encoding': encoding } = incoming.headers;
+  throw new GatewayError(
+    'media_type_unsupported',
+    encoding === undefined
+      ? `Content-Type ${JSON.stringify(type)} is not supported.`
+      : `Content-Encoding ${JSON.stringify(encoding)} is not supported.`,
+    { hint: 'Send application/json, uncompressed.' },
+  );
+}

@@ -1,22 +1,28 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { getRequestListener } from '@hono/node-server';
 import type { Sessions } from '../access/sessions.ts';
 import { type Clock, sleep, systemClock } from '../base/async.ts';
 import { GatewayError, systemCodeOf } from '../base/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { failureOf } from '../gateway/failure.ts';
-import type { Gateway } from '../gateway/gateway.ts';
+import type { Gateway, Scope } from '../gateway/gateway.ts';
+import type { Events } from '../observability/events.ts';
 import { type ApiOptions, createApi, problem, serverUnknown } from './api.ts';
+import { Channels } from './channel.ts';
 import { Guard } from './guard.ts';
 import { McpEndpoint } from './mcp.ts';
 import { problemOf, problemType } from './problem.ts';
 import { StreamKeeper } from './sse.ts';
+import { SsePair } from './sse-pair.ts';
+import { refuseUpgrade, WebSocketEndpoint } from './websocket.ts';
 
 export interface HttpServerOptions
   extends Pick<ApiOptions, 'config' | 'fleet' | 'catalog' | 'logs' | 'sandboxOf' | 'version'> {
   gateway: Gateway;
   sessions: Sessions;
+  events: Events;
   clock?: Clock;
 }
 
@@ -31,13 +37,19 @@ const tcpKeepAliveMs = 60_000;
 
 /** `/mcp` for all servers, `/{server}/mcp` for one; proxies send the whole address (RFC 9112, section 3.2.2). */
 const mcpPath = /^(?:https?:\/\/[^/?]+)?(?:\/([^/?]+))?\/mcp(?:\?|$)/;
+/** The same for the two halves of HTTP+SSE. */
+const pairPath = /^(?:https?:\/\/[^/?]+)?(?:\/([^/?]+))?\/(sse|messages)(?:\?|$)/;
 
 /** The HTTP edge: checks every request, then hands it to the MCP endpoints or the plain routes. */
 export class HttpServer {
   readonly #config: Config;
   readonly #server: Server;
   readonly #endpoint: McpEndpoint;
+  readonly #pair: SsePair;
+  readonly #sockets: WebSocketEndpoint;
+  readonly #channels: Channels;
   readonly #keeper: StreamKeeper;
+  readonly #guard: Guard;
   readonly #clock: Clock;
   #isListening = false;
   #isDraining = false;
@@ -45,22 +57,34 @@ export class HttpServer {
   #active = 0;
 
   constructor(options: HttpServerOptions) {
-    const { config, gateway, sessions, clock = systemClock } = options;
+    const { config, gateway, sessions, events, clock = systemClock } = options;
+    const { maxBodyBytes } = config.gateway;
     this.#config = config;
     this.#clock = clock;
     this.#keeper = new StreamKeeper(clock);
+    const isAccepting = () => !this.#isDraining;
+    const checkScope = (scope: Scope) => {
+      if (scope !== undefined && !config.servers.has(scope))
+        throw serverUnknown(scope, config.servers.keys());
+    };
     this.#endpoint = new McpEndpoint({
       gateway,
       sessions,
       keeper: this.#keeper,
-      maxBodyBytes: config.gateway.maxBodyBytes,
-      checkScope: (scope) => {
-        if (scope !== undefined && !config.servers.has(scope))
-          throw serverUnknown(scope, config.servers.keys());
-      },
-      isAccepting: () => !this.#isDraining,
+      maxBodyBytes,
+      checkScope,
+      isAccepting,
       clock,
     });
+    const channels = new Channels({
+      gateway,
+      sessions,
+      maxChannels: config.gateway.maxSessions,
+      isAccepting,
+    });
+    this.#channels = channels;
+    this.#pair = new SsePair({ channels, keeper: this.#keeper, maxBodyBytes, checkScope });
+    this.#sockets = new WebSocketEndpoint({ channels, maxBodyBytes, checkScope, events, clock });
     const app = createApi({
       ...options,
       startedAtMs: clock.now(),
@@ -68,6 +92,7 @@ export class HttpServer {
       isReady: () => this.isReady,
     });
     const guard = new Guard(config.gateway);
+    this.#guard = guard;
     const route = getRequestListener((request, env) => app.fetch(request, env), {
       // The rest of the process keeps Node's own Request and Response.
       overrideGlobalObjects: false,
@@ -86,6 +111,8 @@ export class HttpServer {
         headersTimeout: headersTimeoutMs,
         requestTimeout: requestTimeoutMs,
         maxHeaderSize: maxHeaderBytes,
+        // Clients that would rather speak HTTP/2 (h2c) ask for that with each request; they are answered in HTTP/1.1.
+        shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket',
       },
       (incoming, outgoing) => {
         const objection = guard.objection(incoming);
@@ -93,10 +120,13 @@ export class HttpServer {
         if (guard.allowCrossOrigin(incoming, outgoing)) return;
         // The hot path takes Node's own objects past the router: it would cost a tenth of a call.
         const endpoint = mcpPath.exec(incoming.url ?? '');
-        if (endpoint) void this.#endpoint.handle(incoming, outgoing, endpoint[1]);
+        if (endpoint) return void this.#endpoint.handle(incoming, outgoing, endpoint[1]);
+        const pair = pairPath.exec(incoming.url ?? '');
+        if (pair) void this.#pair.handle(incoming, outgoing, pair[1], pair[2] as 'sse' | 'messages');
         else void route(incoming, outgoing);
       },
     );
+    this.#server.on('upgrade', (incoming, socket, head) => this.#upgrade(incoming, socket, head));
     this.#server.on('request', (incoming, outgoing) => {
       if (incoming.method === 'GET') return;
       this.#active += 1;
@@ -128,7 +158,8 @@ export class HttpServer {
   async drain(signal?: AbortSignal): Promise<void> {
     this.#isDraining = true;
     this.#endpoint.endStreams();
-    while (this.#active > 0 && !signal?.aborted)
+    this.#channels.drain();
+    while ((this.#active > 0 || this.#channels.inFlight > 0) && !signal?.aborted)
       await sleep(20, { clock: this.#clock, signal }).catch(() => {});
   }
 
@@ -136,6 +167,8 @@ export class HttpServer {
   async close(): Promise<void> {
     this.#isDraining = true;
     this.#endpoint.endStreams();
+    this.#channels.close();
+    await this.#sockets.close();
     this.#keeper.close();
     if (!this.#isListening) return;
     this.#isListening = false;
@@ -143,18 +176,41 @@ export class HttpServer {
     this.#server.closeAllConnections();
     await closed;
   }
+
+  #upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const objection = this.#guard.objection(incoming);
+    const endpoint = mcpPath.exec(incoming.url ?? '');
+    if (endpoint && !objection) void this.#sockets.upgrade(incoming, socket, head, endpoint[1]);
+    else refuseUpgrade(socket, ...refusalOf(incoming, objection ?? noWebSocketHere(incoming)));
+  }
 }
 
-/** Answers before any route is chosen, in the form that the route's callers read. */
+/** Answers before any route is chosen. */
 function refuse(incoming: IncomingMessage, outgoing: ServerResponse, error: GatewayError): void {
-  const isMcp = mcpPath.test(incoming.url ?? '');
-  const text = JSON.stringify(isMcp ? failureOf(null, error) : problemOf(error));
-  outgoing.writeHead(error.httpStatus, {
-    'content-type': isMcp ? 'application/json' : problemType,
-    'content-length': Buffer.byteLength(text),
-  });
+  const { type, text } = refusalOf(incoming, error)[1];
+  outgoing.writeHead(error.httpStatus, { 'content-type': type, 'content-length': Buffer.byteLength(text) });
   outgoing.end(text);
 }
+
+/** The error in the form that the callers of its route read. */
+function refusalOf(
+  { url = '' }: IncomingMessage,
+  error: GatewayError,
+): [error: GatewayError, body: { type: string; text: string }] {
+  const isMcp = mcpPath.test(url) || pairPath.test(url);
+  return [
+    error,
+    {
+      type: isMcp ? 'application/json' : problemType,
+      text: JSON.stringify(isMcp ? failureOf(null, error) : problemOf(error)),
+    },
+  ];
+}
+
+const noWebSocketHere = ({ url = '' }: IncomingMessage) =>
+  new GatewayError('route_unknown', `There is no WebSocket at ${url.slice(0, 200)}.`, {
+    hint: 'MCP is at /mcp, and at /<server>/mcp for one server.',
+  });
 
 function cannotBind(error: Error, host: string, port: number): GatewayError {
   switch (systemCodeOf(error)) {

@@ -35,6 +35,8 @@ export interface GatewayEvents {
     code?: string;
     durationMs: number;
   };
+  /** The gateway has cut a connection whose client did not read or answer; `bytes` is what it had not read. */
+  'client.dropped': { transport: 'http' | 'websocket'; session?: string; reason: string; bytes: number };
   'engine.lost': { runtime: string; reason: string };
   'engine.back': { runtime: string };
 }

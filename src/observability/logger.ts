@@ -58,6 +58,7 @@ export function logEvents(events: Events, logger: Logger): void {
   events.on('call.finished', ({ durationMs, ...fields }) =>
     logger.debug('call', { ...fields, ms: Math.round(durationMs) }),
   );
+  events.on('client.dropped', (fields) => logger.warn('client dropped', fields));
   events.on('engine.lost', (fields) => logger.warn('engine lost', fields));
   events.on('engine.back', (fields) => logger.info('engine back', fields));
 }

@@ -155,8 +155,6 @@ describe('the plain routes', () => {
   });
 
   it.each([
-    '/sse',
-    '/messages',
     '/metrics',
     '/events',
     '/openapi.json',
