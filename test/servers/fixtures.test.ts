@@ -519,3 +519,310 @@ describe('everything', () => {
     await server.incoming('notifications/prompts/list_changed');
   });
 });
+
+describe('everything in the modern era', () => {
+  const ours = (name: string) => `io.modelcontextprotocol/${name}`;
+  const tasks = { extensions: { [ours('tasks')]: {} } };
+  const able = { sampling: {}, elicitation: { form: {}, url: {} }, roots: {} };
+  const metaOf = (capabilities: object, more: object = {}) => ({
+    [ours('protocolVersion')]: '2026-07-28',
+    [ours('clientInfo')]: { name: 'raw-client', version: '1.0.0' },
+    [ours('clientCapabilities')]: capabilities,
+    ...more,
+  });
+  const start = (era = 'modern', capabilities: object = able) => {
+    const server = run('everything', { env: { ERA: era } });
+    const ask = (method: string, params: object = {}, meta: object = {}) =>
+      server.request(method, { ...params, _meta: metaOf(capabilities, meta) });
+    const call = (name: string, args: object = {}, more: object = {}) =>
+      ask('tools/call', { name, arguments: args, ...more });
+    return { server, ask, call };
+  };
+  const textOf = (answer: Awaited<ReturnType<RawClient['request']>>) => answer.result.content[0].text;
+  const accepted = (content: object = {}) => ({ action: 'accept', content });
+
+  it('discovers without a handshake and refuses one by naming what it speaks', async () => {
+    const { server, ask } = start();
+    await using _ = server;
+    const { result } = await ask('server/discover');
+    expect(result).toMatchObject({
+      resultType: 'complete',
+      supportedVersions: ['2026-07-28'],
+      capabilities: { tools: { listChanged: true }, extensions: { [ours('tasks')]: {} } },
+      _meta: { [ours('serverInfo')]: { name: 'everything' } },
+    });
+    expect(result.capabilities.tasks).toBeUndefined();
+    expect((await server.initialize()).error).toMatchObject({
+      code: -32022,
+      data: { supported: ['2026-07-28'], requested: '2025-11-25' },
+    });
+  });
+
+  it('wants to be told who asks, with every request', async () => {
+    const { server } = start();
+    await using _ = server;
+    for (const missing of ['protocolVersion', 'clientCapabilities']) {
+      const { [ours(missing)]: _gone, ...meta } = metaOf({}) as Record<string, unknown>;
+      expect((await server.request('tools/list', { _meta: meta })).error?.code).toBe(-32602);
+    }
+    expect((await server.request('tools/list')).error?.code).toBe(-32602);
+    const unknown = metaOf({}, { [ours('protocolVersion')]: '2099-01-01' });
+    expect((await server.request('tools/list', { _meta: unknown })).error).toMatchObject({
+      code: -32022,
+      data: { supported: ['2026-07-28'], requested: '2099-01-01' },
+    });
+    const { [ours('clientInfo')]: _info, ...anonymous } = metaOf({}) as Record<string, unknown>;
+    expect((await server.request('tools/list', { _meta: anonymous })).result.tools.length).toBeGreaterThan(0);
+  });
+
+  it('marks what may be cached, and knows no method of the legacy era', async () => {
+    const { server, ask, call } = start();
+    await using _ = server;
+    for (const method of ['tools/list', 'prompts/list', 'resources/list', 'resources/templates/list']) {
+      expect((await ask(method)).result).toMatchObject({ resultType: 'complete', cacheScope: 'public' });
+    }
+    expect((await ask('resources/read', { uri: 'test://static-text' })).result).toMatchObject({
+      ttlMs: 0,
+      cacheScope: 'private',
+    });
+    expect((await ask('resources/read', { uri: 'test://none' })).error?.code).toBe(-32602);
+    for (const method of ['ping', 'logging/setLevel', 'resources/subscribe', 'tasks/list', 'tasks/result']) {
+      expect([method, (await ask(method)).error?.code]).toEqual([method, -32601]);
+    }
+    const echoed = await call('echo', { text: 'hi' });
+    expect(textOf(echoed)).toBe('hi');
+    expect(echoed.result.ttlMs).toBeUndefined();
+  });
+
+  it('logs at the level of the request and not without one', async () => {
+    const { server, ask } = start();
+    await using _ = server;
+    const log = (level: string, meta: object) =>
+      ask('tools/call', { name: 'log', arguments: { level, text: level } }, meta);
+    await log('emergency', {});
+    await log('info', { [ours('logLevel')]: 'warning' });
+    await log('error', { [ours('logLevel')]: 'warning' });
+    const lines = server.messages.filter((message) => message.method === 'notifications/message');
+    expect(lines.map(({ params }) => params.data)).toEqual(['error']);
+  });
+
+  it.each([
+    ['ask_sampling', 'sampling/createMessage'],
+    ['ask_elicitation', 'elicitation/create'],
+    ['ask_elicitation_url', 'elicitation/create'],
+    ['list_roots', 'roots/list'],
+  ])('%s asks by its result and goes on with the retry', async (tool, method) => {
+    const { server, call } = start();
+    await using _ = server;
+    const { result } = await call(tool);
+    expect(result).toMatchObject({ resultType: 'input_required', inputRequests: { question: { method } } });
+    expect(result.inputRequests.question.params?.elicitationId).toBeUndefined();
+    const retry = { inputResponses: { question: { told: tool } }, requestState: result.requestState };
+    const answer = await call(tool, {}, retry);
+    expect(answer.result).toMatchObject({
+      resultType: 'complete',
+      structuredContent: { result: { told: tool } },
+    });
+    expect(server.messages.filter((message) => message.id !== undefined)).toEqual([]);
+  });
+
+  it('refuses a client that cannot be asked, unless forced', async () => {
+    const { server, call } = start('modern', { elicitation: {} });
+    await using _ = server;
+    expect((await call('ask_sampling')).error).toMatchObject({
+      code: -32021,
+      data: { requiredCapabilities: { sampling: {} } },
+    });
+    expect((await call('ask_elicitation_url')).error?.data).toEqual({
+      requiredCapabilities: { elicitation: { url: {} } },
+    });
+    expect((await call('ask_elicitation')).result.resultType).toBe('input_required');
+    expect((await call('ask_sampling', { force: true })).result.resultType).toBe('input_required');
+  });
+
+  it('refuses a state that is not its own, of another call or malformed answers', async () => {
+    const { server, call } = start();
+    await using _ = server;
+    const { requestState } = (await call('ask_elicitation', { message: 'one' })).result;
+    const retry = (state: unknown, message = 'one', inputResponses: unknown = { question: accepted() }) =>
+      call('ask_elicitation', { message }, { requestState: state, inputResponses });
+    for (const state of [`${requestState}x`, `x${requestState}`, 'nonsense', 7]) {
+      expect((await retry(state)).error?.code).toBe(-32602);
+    }
+    expect((await retry(requestState, 'another')).error?.code).toBe(-32602);
+    expect((await retry(requestState, 'one', { question: 5 })).error?.code).toBe(-32602);
+    expect((await retry(requestState, 'one', null)).error?.code).toBe(-32602);
+    expect((await retry(requestState, 'one', { other: accepted() })).result.resultType).toBe(
+      'input_required',
+    );
+    expect((await retry(requestState)).result.resultType).toBe('complete');
+  });
+
+  it('asks in rounds that the state remembers', async () => {
+    const { server, call } = start();
+    await using _ = server;
+    const tool = 'test_input_required_result_multi_round';
+    const first = (await call(tool)).result;
+    const retry = (requestState: string, inputResponses: object) =>
+      call(tool, {}, { requestState, inputResponses });
+    const second = (await retry(first.requestState, { step1: accepted({ name: 'Ada' }) })).result;
+    expect(Object.keys(second.inputRequests)).toEqual(['step2']);
+    const third = await retry(second.requestState, { step2: accepted({ color: 'red' }) });
+    expect(textOf(third)).toBe('Ada likes red');
+  });
+
+  it('opens a page by a question, where the legacy era has an error and a notification', async () => {
+    const { server, call } = start();
+    await using _ = server;
+    const url = 'https://example.com/a';
+    const { result } = await call('url_required', { url });
+    expect(result.inputRequests.question.params).toMatchObject({ mode: 'url', url });
+    const retry = { requestState: result.requestState, inputResponses: { question: { action: 'accept' } } };
+    expect(textOf(await call('url_required', { url }, retry))).toBe(`opened ${url}`);
+
+    await using legacy = run('everything');
+    await legacy.initialize({ elicitation: { url: {} } });
+    const { error } = await legacy.call('url_required', { url });
+    expect(error).toMatchObject({ code: -32042, data: { elicitations: [{ mode: 'url', url }] } });
+    const { elicitationId } = error!.data.elicitations[0];
+    expect(legacy.messages).toEqual([]);
+    await legacy.call('complete_url', { elicitationId });
+    expect((await legacy.incoming('notifications/elicitation/complete')).params).toEqual({ elicitationId });
+    expect(await legacy.callText('url_required', { url })).toBe(`opened ${url}`);
+  });
+
+  it('sends a subscription what it asked for, stamped, until it is cancelled', async () => {
+    const { server, ask, call } = start();
+    await using _ = server;
+    const listen = (notifications: object) =>
+      server.post('subscriptions/listen', { notifications, _meta: metaOf({}) });
+    const uri = 'test://watched-resource';
+    const first = listen({ toolsListChanged: true, resourceSubscriptions: [uri] });
+    const acknowledged = await server.incoming('notifications/subscriptions/acknowledged');
+    expect(acknowledged.params).toEqual({
+      notifications: { toolsListChanged: true, resourceSubscriptions: [uri] },
+      _meta: { [ours('subscriptionId')]: first },
+    });
+    await call('touch_resource');
+    await call('add_prompt', { name: 'unasked' });
+    await call('add_tool', { name: 'grown' });
+    const told = () =>
+      server.messages.slice(1).map(({ method, params }) => [method, params._meta[ours('subscriptionId')]]);
+    expect(told()).toEqual([
+      ['notifications/resources/updated', first],
+      ['notifications/tools/list_changed', first],
+    ]);
+    server.send({ method: 'notifications/cancelled', params: { requestId: first } });
+    await call('add_tool', { name: 'grown_more' });
+    expect(told()).toHaveLength(2);
+    expect(server.answers.has(first)).toBe(false);
+    expect((await ask('subscriptions/listen')).error?.code).toBe(-32602);
+  });
+
+  it('runs tasks for clients that know them, and asks in them', async () => {
+    const { server, ask, call } = start('modern', { ...able, ...tasks });
+    await using _ = server;
+    const created = (await call('confirm_delete', { filename: 'x' })).result;
+    expect(created).toMatchObject({ resultType: 'task', status: 'working', ttlMs: expect.any(Number) });
+    const { taskId } = created;
+    const listening = server.post('subscriptions/listen', {
+      notifications: { taskIds: [taskId] },
+      _meta: metaOf(tasks),
+    });
+    const state = async () => (await ask('tasks/get', { taskId })).result;
+    expect(await state()).toMatchObject({
+      status: 'input_required',
+      inputRequests: { confirm: { method: 'elicitation/create' } },
+    });
+    const update = { taskId, inputResponses: { confirm: accepted({ confirm: true }), unknown: {} } };
+    expect((await ask('tasks/update', update)).result).toMatchObject({ resultType: 'complete' });
+    expect(await state()).toMatchObject({
+      resultType: 'complete',
+      status: 'completed',
+      result: { content: [{ text: 'deleted x' }] },
+    });
+    const last = await server.incoming('notifications/tasks', 2);
+    expect(last.params).toMatchObject({
+      taskId,
+      status: 'completed',
+      _meta: { [ours('subscriptionId')]: listening },
+    });
+
+    const slow = (await call('slow_compute', { seconds: 60 })).result.taskId;
+    await ask('tasks/cancel', { taskId: slow });
+    expect((await ask('tasks/get', { taskId: slow })).result.status).toBe('cancelled');
+    expect((await ask('tasks/cancel', { taskId: slow })).error).toBeUndefined();
+    expect((await ask('tasks/get', { taskId: 'none' })).error?.code).toBe(-32602);
+  });
+
+  it('runs no task for a client that does not know them', async () => {
+    const { server, ask, call } = start();
+    await using _ = server;
+    const error = { code: -32021, data: { requiredCapabilities: tasks } };
+    expect((await call('failing_job')).error).toMatchObject(error);
+    expect((await ask('tasks/get', { taskId: 'any' })).error).toMatchObject(error);
+    expect(textOf(await call('slow_compute', { seconds: 0, label: 'now' }))).toBe('now: done in 0 s');
+  });
+
+  it('serves both eras at once', async () => {
+    const { server, call } = start('both');
+    await using _ = server;
+    await server.initialize({ elicitation: {} });
+    expect(textOf(await call('echo', { text: 'modern' }))).toBe('modern');
+    expect(await server.callText('echo', { text: 'legacy' })).toBe('legacy');
+    expect((await call('ask_sampling')).result.resultType).toBe('input_required');
+    await call('add_tool', { name: 'grown' });
+    expect((await server.incoming('notifications/tools/list_changed')).params).toBeUndefined();
+  });
+
+  it('is asked for in vain where only the legacy era is spoken', async () => {
+    const { server, ask } = start('legacy');
+    await using _ = server;
+    expect((await ask('server/discover')).error?.code).toBe(-32600);
+    await server.initialize();
+    expect((await ask('server/discover')).error?.code).toBe(-32601);
+  });
+});
+
+describe('tasks of the legacy era', () => {
+  it('are asked for by the client, watched, and give their result', async () => {
+    await using server = run('everything');
+    const { result } = await server.initialize({ elicitation: {} });
+    expect(result.capabilities.tasks).toEqual({ list: {}, cancel: {}, requests: { tools: { call: {} } } });
+    const create = async (name: string, args: object = {}) =>
+      (await server.request('tools/call', { name, arguments: args, task: { ttl: 60_000 } })).result.task;
+    const { taskId, ttl } = await create('confirm_delete', { filename: 'x' });
+    expect(ttl).toBe(60_000);
+    const asked = await server.incoming('elicitation/create');
+    expect(asked.params._meta).toEqual({ 'io.modelcontextprotocol/related-task': { taskId } });
+    expect((await server.request('tasks/get', { taskId })).result.status).toBe('input_required');
+    const waiting = server.post('tasks/result', { taskId });
+    server.send({ id: asked.id, result: { action: 'accept', content: { confirm: true } } });
+    expect((await server.answer(waiting)).result).toMatchObject({
+      content: [{ text: 'deleted x' }],
+      _meta: { 'io.modelcontextprotocol/related-task': { taskId } },
+    });
+    const told = server.messages.filter(({ method }) => method === 'notifications/tasks/status');
+    expect(told.map(({ params }) => params.status)).toEqual(['input_required', 'working', 'completed']);
+    expect((await server.request('tasks/list')).result.tasks).toMatchObject([{ taskId }]);
+  });
+
+  it('are cancelled, fail, and are had only where the tool has them', async () => {
+    await using server = run('everything');
+    await server.initialize();
+    const call = (name: string, more: object = {}) =>
+      server.request('tools/call', { name, arguments: {}, ...more });
+    const task = {};
+    const slow = (
+      await server.request('tools/call', { name: 'slow_compute', arguments: { seconds: 60 }, task })
+    ).result.task.taskId;
+    expect((await server.request('tasks/cancel', { taskId: slow })).result.status).toBe('cancelled');
+    expect((await server.request('tasks/cancel', { taskId: slow })).error?.code).toBe(-32602);
+    const broken = (await call('protocol_error_job', { task })).result.task.taskId;
+    expect((await server.request('tasks/result', { taskId: broken })).error?.message).toBe('the job broke');
+    expect((await server.request('tasks/get', { taskId: broken })).result.status).toBe('failed');
+    expect((await call('failing_job')).error?.code).toBe(-32601);
+    expect((await call('echo', { task })).result.isError).toBe(true);
+    expect((await call('greet', { arguments: { name: 'x' }, task })).error?.code).toBe(-32601);
+  });
+});
