@@ -92,6 +92,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
     sessions,
     readSnapshot: (server, affinity) => discovery.read(server, closing.signal, { affinity, wake: false }),
     events,
+    key: state.key,
     version,
     clock,
   });
@@ -165,7 +166,11 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
       for (const runtime of runtimes) void sweep(runtime, logger);
       await catalog.start();
       // What was learnt in an earlier run holds from the first call on.
-      for (const { name } of enabled) if (catalog.isLearntInteractive(name)) fleet.markInteractive(name);
+      for (const { name } of enabled) {
+        if (catalog.isLearntInteractive(name)) fleet.markInteractive(name);
+        const kept = catalog.keptEra(name);
+        if (kept) fleet.rememberEra(name, kept.era, kept.digest);
+      }
       fleet.start();
     },
     async discovered() {

@@ -15,6 +15,11 @@ import {
 export interface Stream {
   /** False when the client cannot be reached by it (any more); nothing was sent then. Never throws. */
   send(message: Message): boolean;
+  /**
+   * Takes what may wait until its client comes back to this stream; false when it cannot. Not there where streams cannot be
+   * come back to. Never throws.
+   */
+  keep?(message: Message): boolean;
   /** Ends it from this side; doing it twice is done once. */
   end(): void;
 }
@@ -51,9 +56,12 @@ export class Conversation {
   readonly #questionPrefix: string;
   #nextQuestion = 1;
   #listening: Stream | undefined;
+  /** The GET stream that was closed last, as its client may come back to it. */
+  #left: Stream | undefined;
   /**
    * What came while no GET stream was open, by what it says, so that a repetition takes no room. Only what tells the client
-   * to look again is kept (list_changed, resource updates); log lines are not, they were for the moment.
+   * to look again is kept for whichever stream comes next (list_changed, resource updates), log lines are not: they were for
+   * the moment.
    */
   readonly #kept = new Map<string, Notification>();
 
@@ -62,6 +70,10 @@ export class Conversation {
     this.#clock = clock;
     // Random, so that an answer to a question from before a restart cannot match another one.
     this.#questionPrefix = `gw-${randomPrefix}-`;
+  }
+
+  get scope(): string | undefined {
+    return this.session.scope;
   }
 
   get inFlight(): number {
@@ -87,8 +99,9 @@ export class Conversation {
 
   /** Makes `stream` the GET stream in place of an earlier one, and delivers what was kept. */
   listen(stream: Stream): void {
-    const previous = this.#listening;
+    const previous = this.#listening ?? this.#left;
     this.#listening = stream;
+    this.#left = undefined;
     previous?.end();
     for (const [key, notification] of this.#kept) {
       if (!stream.send(notification)) return;
@@ -98,20 +111,29 @@ export class Conversation {
 
   /** The GET stream was closed. */
   unlisten(stream: Stream): void {
-    if (this.#listening === stream) this.#listening = undefined;
+    if (this.#listening !== stream) return;
+    this.#listening = undefined;
+    this.#left = stream;
   }
 
-  /** Sends on the GET stream. Without one, `keepAs` is the name under which the notification waits, undefined drops it. */
+  /**
+   * Sends on the GET stream. Without one, `keepAs` is the name under which the notification waits for the next; without a
+   * name it is there for a client that comes back to the stream that it left, and for no other.
+   */
   notify(notification: Notification, keepAs?: string): void {
-    if (this.#listening?.send(notification) || keepAs === undefined) return;
+    if (this.#listening?.send(notification)) return;
+    if (keepAs === undefined) {
+      (this.#listening ?? this.#left)?.keep?.(notification);
+      return;
+    }
     if (this.#kept.size >= maxKeptUpdates) this.#kept.delete(this.#kept.keys().next().value!);
     this.#kept.delete(keepAs);
     this.#kept.set(keepAs, notification);
   }
 
   /**
-   * Asks the client, on `stream` while that is open, else on the GET stream. Resolves with undefined when the client cannot
-   * be reached, does not answer within `limitMs`, or the signal aborts; the client is told that the question is void then.
+   * Asks the client, on `stream` while that is open or can be come back to, else on the open GET stream. Resolves with
+   * undefined when the client cannot be reached, does not answer within `limitMs`, or the signal aborts; the client is told that the question is void then.
    */
   ask(
     request: Request,
@@ -183,6 +205,7 @@ export class Conversation {
       question.answer({ error: { code: -32000, message: 'The session has ended' } });
     this.#listening?.end();
     this.#listening = undefined;
+    this.#left = undefined;
     this.#kept.clear();
   }
 }

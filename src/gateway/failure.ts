@@ -1,4 +1,6 @@
 import { asGatewayError, type GatewayError } from '../base/errors.ts';
+import { modernError } from '../protocol/bridge.ts';
+import type { Era } from '../protocol/eras.ts';
 import { type ErrorObject, type Failure, failure, type Id } from '../protocol/jsonrpc.ts';
 
 /**
@@ -12,9 +14,18 @@ export function errorObjectOf(thrown: unknown): ErrorObject {
 }
 
 /** The same as a whole message; `id` null where the request's own could not be read. */
-export function failureOf(id: Id | null, thrown: unknown): Failure {
-  return failure(id, errorObjectOf(thrown));
+export function failureOf(id: Id | null, thrown: unknown, era: Era = 'legacy'): Failure {
+  const error = errorObjectOf(thrown);
+  return failure(id, era === 'modern' ? modernFailure(error) : error);
 }
+
+/** The modern era leaves -32000 to older implementations; what is wrong is in `data.code`. */
+function modernFailure(error: ErrorObject): ErrorObject {
+  return error.code === implementationDefined ? { ...error, code: internalError } : modernError(error);
+}
+
+const implementationDefined = -32000;
+const internalError = -32603;
 
 function sentencesOf({ message, hint }: GatewayError): string {
   if (!hint) return message;

@@ -1,14 +1,24 @@
 import { randomBytes } from 'node:crypto';
-import type { Session, Sessions, Subscription } from '../access/sessions.ts';
+import type { Session, Sessions } from '../access/sessions.ts';
 import { type Clock, systemClock } from '../base/async.ts';
-import { asGatewayError, GatewayError } from '../base/errors.ts';
+import { GatewayError } from '../base/errors.ts';
 import type { ListKind, Page, RefreshCause, Resolved, Route, Scope } from '../catalog/catalog.ts';
 import type { Entry, Snapshot } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { FleetCallOptions } from '../lifecycle/fleet.ts';
 import type { InstanceListener, Outcome, OutgoingRequest, Purpose } from '../lifecycle/lease.ts';
-import type { Events, GatewayEvents } from '../observability/events.ts';
+import type { Events } from '../observability/events.ts';
+import {
+  clientContextOf,
+  type InputRequest,
+  inputRequired,
+  legacyQuestion,
+  legacyResult,
+  retried,
+  urlElicitationRequired,
+} from '../protocol/bridge.ts';
 import { negotiate } from '../protocol/eras.ts';
+import { type MirroredParam, mirroredParams } from '../protocol/headers.ts';
 import {
   type Failure,
   failure,
@@ -22,13 +32,16 @@ import {
   success,
 } from '../protocol/jsonrpc.ts';
 import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
-import { isLogged, isLogLevel } from '../protocol/log-levels.ts';
+import { defaultLogLevel, isLogged, isLogLevel } from '../protocol/log-levels.ts';
+import type { ClientContext } from '../protocol/modern.ts';
 import { Conversation, type Stream } from './conversation.ts';
-import { withExposedUris } from './exposed-uris.ts';
 import { errorObjectOf, failureOf } from './failure.ts';
-import { instructionsOf } from './instructions.ts';
-import { LevelCounts } from './level-counts.ts';
-import { type ChangedList, Notifications } from './notifications.ts';
+import { aboutGateway, aboutServer } from './introduction.ts';
+import { affinityOf, ModernRequests, type Origin } from './modern-requests.ts';
+import { type ChangedList, feedOf, Notifications } from './notifications.ts';
+import { type Caller, Relay, type Target } from './relay.ts';
+import type { RisingProgress } from './rising-progress.ts';
+import { ToldLevels } from './told-levels.ts';
 
 /** What the gateway needs of the catalog. A `session` counts where it has an instance of its own. */
 export interface GatewayCatalog {
@@ -66,7 +79,7 @@ export interface GatewayFleet {
   /** Kept for later instances too; starts none. `affinity` undefined: of the shared instances. */
   setLogLevel(server: string, affinity: string | undefined, level: string | undefined): void;
   /** Kept for later instances too; an instance is told when the last session loses interest. */
-  rememberSubscription(server: string, affinity: string, uri: string, on: boolean): void;
+  rememberSubscription(server: string, affinity: string | undefined, uri: string, on: boolean): void;
   endSession(affinity: string): void;
 }
 
@@ -78,15 +91,15 @@ export interface GatewayOptions {
   /** Reads every list of a session's own instance. */
   readSnapshot(server: string, affinity: string): Promise<Snapshot | undefined>;
   events: Events;
+  /** Signs what modern clients bring back. */
+  key: Uint8Array;
   version: string;
   clock?: Clock;
 }
 
 /** One request of a client while it is worked on. */
-interface Call {
-  conversation: Conversation;
-  stream: Stream;
-  signal: AbortSignal;
+interface Call extends Caller {
+  readonly conversation: Conversation;
 }
 
 /** A result that is kept as text, so that lists are not written anew for each client. */
@@ -99,6 +112,7 @@ interface Prepared {
 export type Reply = Response | Prepared;
 
 export type { Scope } from '../catalog/catalog.ts';
+export type { Origin } from './modern-requests.ts';
 
 type Handler = (call: Call, params: Params) => Answer | Promise<Answer>;
 type Answer = Outcome | { resultJson: string };
@@ -112,9 +126,13 @@ const maxSubscriptions = 1000;
 const maxUriLength = 8192;
 const empty: Outcome = { result: {} };
 
+/** Rounds of questions in one call of a modern server, beyond any real one. */
+const maxRounds = 50;
+
 /**
- * One message in, replies out, whatever carries them. Speaks the legacy era: every message belongs to a session. What passes
- * through keeps its shape; only names, URIs, ids and progress are rewritten.
+ * One message in, replies out, whatever carries them. Messages of the legacy era belong to a session and are worked on here, those of
+ * the modern era stand for themselves (`ModernRequests`). What passes through keeps its shape; only names, URIs, ids and progress
+ * are rewritten, and what one era says otherwise than the other.
  */
 export class Gateway implements InstanceListener {
   readonly #config: Config;
@@ -122,15 +140,16 @@ export class Gateway implements InstanceListener {
   readonly #fleet: GatewayFleet;
   readonly #sessions: Sessions;
   readonly #readSnapshot: GatewayOptions['readSnapshot'];
-  readonly #events: Events;
   readonly #version: string;
   readonly #clock: Clock;
   /** By session id. */
   readonly #conversations = new Map<string, Conversation>();
+  readonly #relay: Relay;
   readonly #notifications: Notifications;
-  readonly #levels = new LevelCounts();
-  /** The level that a shared server was last told. */
-  readonly #toldLevels = new Map<string, string>();
+  readonly #levels: ToldLevels;
+  readonly #modern: ModernRequests;
+  readonly #contexts = new WeakMap<Session, ClientContext>();
+  readonly #mirrored = new WeakMap<Entry, readonly MirroredParam[]>();
   readonly #methods: ReadonlyMap<string, Handler>;
   readonly #unsubscribeEvents: () => void;
 
@@ -140,15 +159,23 @@ export class Gateway implements InstanceListener {
     this.#fleet = options.fleet;
     this.#sessions = options.sessions;
     this.#readSnapshot = options.readSnapshot;
-    this.#events = options.events;
     this.#version = options.version;
     this.#clock = options.clock ?? systemClock;
-    this.#notifications = new Notifications(this.#conversations, this.#clock);
+    this.#relay = new Relay(options);
+    this.#levels = new ToldLevels(options);
+    this.#notifications = new Notifications(this.#clock);
+    this.#modern = new ModernRequests({
+      ...options,
+      relay: this.#relay,
+      notifications: this.#notifications,
+      levels: this.#levels,
+      clock: this.#clock,
+    });
     this.#sessions.observe({
       onOpen: (session) => this.#open(session),
       onEnd: (session) => this.#end(session),
     });
-    this.#unsubscribeEvents = this.#events.on('catalog.changed', ({ server, lists }) =>
+    this.#unsubscribeEvents = options.events.on('catalog.changed', ({ server, lists }) =>
       this.#notifications.listsChanged(server, lists),
     );
     this.#methods = new Map<string, Handler>([
@@ -157,8 +184,8 @@ export class Gateway implements InstanceListener {
       ['prompts/list', (call, params) => this.#list(call, params, 'prompts')],
       ['resources/list', (call, params) => this.#list(call, params, 'resources')],
       ['resources/templates/list', (call, params) => this.#list(call, params, 'resourceTemplates')],
-      ['tools/call', (call, params) => this.#callNamed(call, params, 'tools/call', 'tools')],
-      ['prompts/get', (call, params) => this.#callNamed(call, params, 'prompts/get', 'prompts')],
+      ['tools/call', (call, params) => this.#callNamed(call, params, 'tools/call')],
+      ['prompts/get', (call, params) => this.#callNamed(call, params, 'prompts/get')],
       ['resources/read', (call, params) => this.#readResource(call, params)],
       ['resources/subscribe', (call, params) => this.#subscribe(call, params)],
       ['resources/unsubscribe', (call, params) => this.#unsubscribe(call, params)],
@@ -182,7 +209,10 @@ export class Gateway implements InstanceListener {
         );
       }
       const version = negotiate(protocolVersion);
-      const about = scope === undefined ? this.#aboutGateway() : await this.#aboutServer(scope);
+      const about =
+        scope === undefined
+          ? aboutGateway(this.#config, (server) => this.#catalog.known(server), this.#version)
+          : aboutServer(await this.#catalog.about(scope), 'legacy');
       const session = await this.#sessions.begin(
         {
           protocolVersion: version,
@@ -218,7 +248,9 @@ export class Gateway implements InstanceListener {
     const release = this.#sessions.hold(session);
     const { signal } = inFlight.abort;
     try {
-      const outcome = await handler({ conversation, stream, signal }, request.params ?? {});
+      const { id: affinity, scope } = session;
+      const call = { conversation, scope, affinity, stream, signal };
+      const outcome = await handler(call, request.params ?? {});
       if (signal.aborted) return undefined;
       if ('resultJson' in outcome) return { id: request.id, resultJson: outcome.resultJson };
       return 'result' in outcome ? success(request.id, outcome.result) : failure(request.id, outcome.error);
@@ -261,15 +293,52 @@ export class Gateway implements InstanceListener {
     };
   }
 
+  /**
+   * Answers a modern request; see `ModernRequests.answer`. `signal` aborts when its client has gone, which cancels it.
+   */
+  modern(request: Request, origin: Origin, stream: Stream, signal: AbortSignal): Promise<Reply | undefined> {
+    return this.#modern.answer(request, origin, stream, signal);
+  }
+
+  /** The parameters of a tool that modern clients over HTTP repeat in headers; none where there is no such tool. */
+  mirroredParams(
+    name: unknown,
+    origin: Origin,
+    signal: AbortSignal,
+  ): readonly MirroredParam[] | Promise<readonly MirroredParam[]> {
+    if (typeof name !== 'string') return [];
+    const mirrored = ({ entry }: Resolved) => {
+      let params = this.#mirrored.get(entry);
+      if (!params) {
+        params = mirroredParams(entry.inputSchema);
+        this.#mirrored.set(entry, params);
+      }
+      return params;
+    };
+    try {
+      const found = this.#catalog.resolve('tools', origin.scope, name, signal, affinityOf(origin));
+      // What is wrong with the name is told by the call.
+      return found instanceof Promise ? found.then(mirrored, () => []) : mirrored(found);
+    } catch {
+      return [];
+    }
+  }
+
+  /** Ends the streams on which modern clients listen. */
+  endStreams(): void {
+    this.#modern.endStreams();
+  }
+
   /** Calls one server's tool for a caller without a session, by the name that the server's own endpoint shows. */
   async callTool(server: string, tool: string, args: Params, signal: AbortSignal): Promise<Outcome> {
-    const { native, entry } = await this.#catalog.resolve('tools', server, tool, signal);
-    const request = { method: 'tools/call', params: { name: native, arguments: args } };
-    return this.#measured(server, request, tool, { signal, isReplayable: isReplayable(entry) });
+    const caller = { scope: server, affinity: undefined, stream: noStream, signal };
+    const target = await this.#relay.named(caller, 'tools/call', { name: tool, arguments: args });
+    return inLegacyForm(await this.#relay.call(target, { signal }));
   }
 
   close(): void {
     this.#unsubscribeEvents();
+    this.#modern.close();
     this.#notifications.close();
     for (const conversation of this.#conversations.values()) conversation.end();
   }
@@ -279,8 +348,8 @@ export class Gateway implements InstanceListener {
   #open(session: Session): void {
     const conversation = new Conversation(session, this.#clock, randomBytes(4).toString('base64url'));
     this.#conversations.set(session.id, conversation);
-    this.#levels.add(session.scope, session.logLevel);
-    this.#tellLevels(session);
+    this.#notifications.add(conversation);
+    this.#levels.open(session);
     for (const subscription of session.subscriptions) {
       this.#notifications.subscribe(this.#feed(subscription.server, session), conversation, subscription);
       this.#fleet.rememberSubscription(subscription.server, session.id, subscription.uri, true);
@@ -296,8 +365,7 @@ export class Gateway implements InstanceListener {
     for (const { server, uri } of session.subscriptions) {
       this.#notifications.unsubscribe(this.#feed(server, session), conversation, uri);
     }
-    this.#levels.remove(session.scope, session.logLevel);
-    this.#tellLevels(session);
+    this.#levels.close(session);
     this.#catalog.endSession(session.id);
     this.#fleet.endSession(session.id);
   }
@@ -307,38 +375,6 @@ export class Gateway implements InstanceListener {
     // It ended between its lookup and now.
     if (!conversation) throw new GatewayError('session_unknown', 'This session has ended.');
     return conversation;
-  }
-
-  // Handshake
-
-  #aboutGateway(): Params {
-    const instructions = instructionsOf(
-      [...this.#config.servers.values()]
-        .filter(({ enabled }) => enabled)
-        .map(({ name }) => ({ server: name, text: this.#catalog.known(name)?.instructions })),
-    );
-    return {
-      capabilities: {
-        tools: { listChanged: true },
-        resources: { subscribe: true, listChanged: true },
-        prompts: { listChanged: true },
-        completions: {},
-        logging: {},
-      },
-      serverInfo: { name: 'mcp-gateway', title: 'MCP Gateway', version: this.#version },
-      ...(instructions && { instructions }),
-    };
-  }
-
-  async #aboutServer(server: string): Promise<Params> {
-    const { capabilities, serverInfo, instructions } = await this.#catalog.about(server);
-    // Task ids are not carried, so tasks are not promised.
-    const { tasks: _, ...carried } = capabilities;
-    for (const kind of ['tools', 'resources', 'prompts']) {
-      // The catalog announces what it finds changed, whether the server does or not.
-      if (isObject(carried[kind])) carried[kind] = { ...carried[kind], listChanged: true };
-    }
-    return { capabilities: carried, serverInfo, ...(instructions !== undefined && { instructions }) };
   }
 
   // Requests
@@ -353,39 +389,20 @@ export class Gateway implements InstanceListener {
     return { resultJson: page.json };
   }
 
-  async #callNamed(call: Call, params: Params, method: string, kind: 'tools' | 'prompts'): Promise<Outcome> {
-    const { name } = params;
-    if (typeof name !== 'string') throw missing(method, 'name');
-    const { id, scope } = call.conversation.session;
-    const resolved = this.#catalog.resolve(kind, scope, name, call.signal, id);
-    const { server, native, entry } = resolved instanceof Promise ? await resolved : resolved;
-    const request = { method, params: native === name ? params : { ...params, name: native } };
-    const outcome = await this.#forward(call, server, request, name, isReplayable(entry));
-    if ('error' in outcome || scope !== undefined) return outcome;
-    return {
-      result: withExposedUris(outcome.result, (uri) => this.#catalog.exposeUri(scope, server, uri, id)),
-    };
+  async #callNamed(call: Call, params: Params, method: 'tools/call' | 'prompts/get'): Promise<Outcome> {
+    return this.#forward(call, await this.#relay.named(call, method, params));
   }
 
   async #readResource(call: Call, params: Params): Promise<Outcome> {
-    const { id, scope } = call.conversation.session;
-    const { server, uri, exposed } = await this.#routed(call, params, 'resources/read');
-    const outcome = await this.#forward(
-      call,
-      server,
-      { method: 'resources/read', params: { ...params, uri } },
-      exposed,
-    );
-    if ('error' in outcome || scope !== undefined) return outcome;
-    const expose = (one: string) => (one === uri ? exposed : this.#catalog.exposeUri(scope, server, one, id));
-    return { result: withExposedUris(outcome.result, expose) };
+    return this.#forward(call, await this.#relay.resource(call, 'resources/read', params));
   }
 
   async #subscribe(call: Call, params: Params): Promise<Outcome> {
     const { conversation } = call;
     const { session } = conversation;
-    const subscription = await this.#routed(call, params, 'resources/subscribe');
-    const { server, uri, exposed } = subscription;
+    const target = await this.#relay.resource(call, 'resources/subscribe', params);
+    const { server, uri, name: exposed } = target;
+    const subscription = { server, uri, exposed };
     const resources = this.#catalog.known(server)?.capabilities.resources;
     if (isObject(resources) && resources.subscribe !== true) {
       return {
@@ -404,8 +421,7 @@ export class Gateway implements InstanceListener {
     }
     const feed = this.#feed(server, session);
     if (this.#notifications.isFirst(feed, uri)) {
-      const request = { method: 'resources/subscribe', params: { ...params, uri } };
-      const outcome = await this.#forward(call, server, request, exposed);
+      const outcome = await this.#forward(call, target);
       if ('error' in outcome) return outcome;
     }
     if (session.ended) return empty;
@@ -420,7 +436,7 @@ export class Gateway implements InstanceListener {
 
   async #unsubscribe(call: Call, params: Params): Promise<Outcome> {
     const { session } = call.conversation;
-    const { server, uri } = await this.#routed(call, params, 'resources/unsubscribe');
+    const { server, uri } = await this.#relay.resource(call, 'resources/unsubscribe', params);
     const index = session.subscriptions.findIndex((known) => known.server === server && known.uri === uri);
     if (index !== -1) {
       session.subscriptions.splice(index, 1);
@@ -433,32 +449,11 @@ export class Gateway implements InstanceListener {
   }
 
   async #complete(call: Call, params: Params): Promise<Outcome> {
-    const { id, scope } = call.conversation.session;
-    const { ref } = params;
-    let target: Route;
-    let nativeRef: Params;
-    if (isObject(ref) && ref.type === 'ref/prompt' && typeof ref.name === 'string') {
-      target = await this.#catalog.resolve('prompts', scope, ref.name, call.signal, id);
-      nativeRef = { ...ref, name: target.native };
-    } else if (isObject(ref) && ref.type === 'ref/resource' && typeof ref.uri === 'string') {
-      target = await this.#catalog.routeResource(scope, ref.uri, call.signal, id);
-      nativeRef = { ...ref, uri: target.native };
-    } else {
-      throw new GatewayError(
-        'invalid_params',
-        'completion/complete: expected ref to name a prompt or a resource.',
-        {
-          hint: 'A ref is {type: "ref/prompt", name} or {type: "ref/resource", uri}.',
-        },
-      );
-    }
-    const known = this.#catalog.known(target.server);
-    // The gateway declares completions for all; a server without them has nothing to suggest and need not be woken.
-    if (known && !known.capabilities.completions) {
-      return { result: { completion: { values: [], total: 0, hasMore: false } } };
-    }
-    const request = { method: 'completion/complete', params: { ...params, ref: nativeRef } };
-    return this.#forward(call, target.server, request, target.native);
+    const target = await this.#relay.completion(call, params);
+    // The gateway declares completions for all; a server without them has nothing to suggest.
+    return target
+      ? this.#forward(call, target)
+      : { result: { completion: { values: [], total: 0, hasMore: false } } };
   }
 
   #setLevel({ conversation }: Call, { level }: Params): Outcome {
@@ -468,106 +463,94 @@ export class Gateway implements InstanceListener {
       });
     }
     const { session } = conversation;
-    this.#levels.remove(session.scope, session.logLevel);
-    session.logLevel = level;
-    this.#levels.add(session.scope, level);
+    this.#levels.change(session, level);
     this.#sessions.changed(session);
-    this.#tellLevels(session);
     return empty;
-  }
-
-  /** Tells each server in the session's scope what to log; the gateway filters per session what comes back. */
-  #tellLevels(session: Session): void {
-    const { scope } = session;
-    const names = scope === undefined ? this.#config.servers.keys() : [scope];
-    for (const server of names) {
-      if (this.#serverNamed(server)?.isolation === 'session') {
-        if (session.logLevel && !session.ended) this.#fleet.setLogLevel(server, session.id, session.logLevel);
-        continue;
-      }
-      const level = this.#levels.lowestFor(server);
-      if (level === this.#toldLevels.get(server)) continue;
-      if (level === undefined) this.#toldLevels.delete(server);
-      else this.#toldLevels.set(server, level);
-      this.#fleet.setLogLevel(server, undefined, level);
-    }
-  }
-
-  async #routed(call: Call, params: Params, method: string): Promise<Subscription> {
-    const { uri } = params;
-    if (typeof uri !== 'string') throw missing(method, 'uri');
-    const { id, scope } = call.conversation.session;
-    const { server, native } = await this.#catalog.routeResource(scope, uri, call.signal, id);
-    return { server, uri: native, exposed: uri };
   }
 
   // The way to a server and back
 
-  async #forward(
-    call: Call,
-    server: string,
-    request: OutgoingRequest,
-    name: string,
-    isReplayable = false,
-  ): Promise<Outcome> {
+  async #forward(call: Call, target: Target): Promise<Outcome> {
     const { conversation, stream, signal } = call;
     const { session } = conversation;
-    const meta = request.params?._meta;
-    const progressToken = isObject(meta) ? meta.progressToken : undefined;
-    let booted = 0;
-    const outcome = await this.#measured(server, request, name, {
+    const { server } = target;
+    const progress = this.#relay.progressOf(target.request.params, stream);
+    const options: FleetCallOptions = {
       affinity: session.id,
       signal,
-      isReplayable,
-      onWaiting:
-        progressToken === undefined
-          ? undefined
-          : (message) => {
-              booted += 1;
-              stream.send(progress({ progressToken, progress: booted, message }));
-            },
+      client: this.#contextOf(session),
       onNotification: (notification) => {
         const { method, params } = notification;
-        if (method === 'notifications/progress') {
-          stream.send(booted === 0 ? notification : shifted(notification, booted));
-        } else if (method !== 'notifications/message' || isLogged(params?.level, session.logLevel)) {
+        if (method === 'notifications/progress') stream.send(notification);
+        else if (method !== 'notifications/message' || isLogged(params?.level, session.logLevel)) {
           if (!stream.send(notification)) conversation.notify(notification);
         }
       },
       onRequest: (question, questionSignal, notify) =>
         this.#ask(server, conversation, stream, question, questionSignal, notify),
-    });
+    };
+    const outcome = await this.#relay.call(target, options, progress);
+    if (outcome.era === 'modern') return this.#answered(call, target, outcome, options, progress);
     if ('error' in outcome && outcome.error.code === urlElicitationRequired) {
       this.#rememberElicitations(server, outcome.error.data, conversation);
     }
     return outcome;
   }
 
-  /** A call of the fleet that is told to the event bus when it is over. */
-  async #measured(
-    server: string,
-    request: OutgoingRequest,
-    name: string,
-    options: FleetCallOptions,
-  ): Promise<Outcome> {
-    const { method } = request;
-    const startedAtMs = performance.now();
-    let outcome: GatewayEvents['call.finished']['outcome'] = 'error';
-    let code: string | undefined;
-    try {
-      const answer = await this.#fleet.call(server, request, options);
-      if ('error' in answer) code = String(answer.error.code);
-      else if (answer.result.isError !== true) outcome = 'ok';
-      return answer;
-    } catch (thrown) {
-      const error = asGatewayError(thrown, server);
-      if (error.code === 'cancelled') outcome = 'cancelled';
-      code = error.code;
-      throw error;
-    } finally {
-      const durationMs = performance.now() - startedAtMs;
-      this.#events.emit('call.finished', { server, method, name, outcome, code, durationMs });
+  /** What modern servers are told of a session's client. */
+  #contextOf(session: Session): ClientContext {
+    const logLevel = session.logLevel ?? defaultLogLevel;
+    let context = this.#contexts.get(session);
+    if (context?.logLevel !== logLevel) {
+      context = clientContextOf(session.client, logLevel);
+      this.#contexts.set(session, context);
     }
+    return context;
+  }
+
+  /** A modern server's outcome for a legacy client: what the server wants to know is asked of it, and the request made again. */
+  async #answered(
+    call: Call,
+    target: Target,
+    first: Outcome,
+    options: FleetCallOptions,
+    progress: RisingProgress | undefined,
+  ): Promise<Outcome> {
+    let outcome = first;
+    for (let round = 1; 'result' in outcome; round += 1) {
+      const required = inputRequired(outcome.result);
+      if (!required) break;
+      if (round > maxRounds) throw endlessQuestions(target.server);
+      const responses = await this.#gather(call, target.server, required.requests);
+      if ('error' in responses) return responses;
+      progress?.beginAgain();
+      const { request } = target;
+      const params = retried(request.params, responses.result, required.requestState);
+      outcome = await this.#relay.call({ ...target, request: { ...request, params } }, options, progress);
+    }
+    return inLegacyForm(outcome);
+  }
+
+  /** The client's answers by the server's keys; its error where it gives one, for which a modern server has no word. */
+  async #gather(
+    { conversation, stream, signal }: Call,
+    server: string,
+    requests: [key: string, request: InputRequest][],
+  ): Promise<Outcome> {
+    const answers = await Promise.all(
+      requests.map(async ([key, request]): Promise<[string, Outcome]> => {
+        const elicitationId = randomBytes(12).toString('base64url');
+        const question = { jsonrpc: '2.0', id: key, ...legacyQuestion(request, elicitationId) } as const;
+        return [key, await this.#ask(server, conversation, stream, question, signal)];
+      }),
+    );
+    signal.throwIfAborted();
+    const responses: Params = {};
+    for (const [key, answer] of answers) {
+      if ('error' in answer) return answer;
+      responses[key] = answer.result;
+    }
+    return { result: responses };
   }
 
   /** Puts a server's question to the client, or declines it where the client cannot be asked. */
@@ -666,9 +649,6 @@ export class Gateway implements InstanceListener {
   }
 }
 
-/** URLElicitationRequiredError (specification 2025-11-25, elicitation). */
-const urlElicitationRequired = -32042;
-
 const changedLists = new Map([
   ['notifications/tools/list_changed', 'tools'],
   ['notifications/resources/list_changed', 'resources'],
@@ -678,31 +658,20 @@ const changedLists = new Map([
 /** For questions that no call has caused. */
 const noStream: Stream = { send: () => false, end: () => {} };
 
-const feedOf = (server: string, affinity: string | undefined) =>
-  affinity === undefined ? server : `${server} ${affinity}`;
-
-const progress = (params: Params): Notification => ({
-  jsonrpc: '2.0',
-  method: 'notifications/progress',
-  params,
-});
-
-/** Whether its server says that doing it twice does no harm. */
-function isReplayable({ annotations }: Entry): boolean {
-  return isObject(annotations) && (annotations.readOnlyHint === true || annotations.idempotentHint === true);
+/** A modern server's outcome as a caller of the legacy era reads it. */
+function inLegacyForm(outcome: Outcome): Outcome {
+  return outcome.era === 'modern' && 'result' in outcome ? { result: legacyResult(outcome.result) } : outcome;
 }
 
-/** A server's progress after `by` steps of boot progress, so that it goes on increasing. */
-function shifted(notification: Notification, by: number): Notification {
-  const { params = {} } = notification;
-  // One more than the last step: a server may well begin at 0.
-  const shift = (value: unknown) => (typeof value === 'number' ? value + by + 1 : value);
-  const total = params.total === undefined ? {} : { total: shift(params.total) };
-  return { ...notification, params: { ...params, progress: shift(params.progress), ...total } };
-}
-
-const missing = (method: string, param: string) =>
-  new GatewayError('invalid_params', `${method}: expected params.${param} to be a string.`);
+const endlessQuestions = (server: string) =>
+  new GatewayError(
+    'upstream_error',
+    `Server ${server} asked ${maxRounds} times in one call and wants to know more`,
+    {
+      server,
+      hint: 'The server’s author can mend that.',
+    },
+  );
 
 function methodNotFound({ id, method }: Request): Failure {
   return failure(id, { ...errorObjectOf(new GatewayError('method_unknown', `Method not found: ${method}`)) });

@@ -37,8 +37,8 @@ function setUp(scopes: (string | undefined)[]) {
     });
     return { conversation, seen };
   });
-  const conversations = new Map(clients.map(({ conversation }) => [conversation.session.id, conversation]));
-  const notifications = new Notifications(conversations, clock);
+  const notifications = new Notifications(clock);
+  for (const { conversation } of clients) notifications.add(conversation);
   return { notifications, clients, runRound: () => round?.() };
 }
 
@@ -69,7 +69,7 @@ describe('notifications', () => {
     const { notifications, clients } = setUp([undefined, undefined, undefined]);
     const [one, two, three] = clients;
     const watch = (client: typeof one, uri: string, exposed = uri, feed = 'files') =>
-      notifications.subscribe(feed, client!.conversation, { server: 'files', uri, exposed });
+      notifications.subscribe(feed, client!.conversation, { uri, exposed });
     watch(one, 'file:///a', 'mcp-gateway://files/file:///a');
     watch(two, 'file:///a/b');
     watch(three, 'file:///a', undefined, 'files 2');

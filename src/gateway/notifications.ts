@@ -1,5 +1,6 @@
 import type { Subscription } from '../access/sessions.ts';
 import type { Clock } from '../base/async.ts';
+import type { Scope } from '../catalog/catalog.ts';
 import type { Notification } from '../protocol/jsonrpc.ts';
 import { isLogged } from '../protocol/log-levels.ts';
 import type { Conversation } from './conversation.ts';
@@ -7,31 +8,43 @@ import type { Conversation } from './conversation.ts';
 /** A list as its change is announced; templates are resources there. */
 export type ChangedList = 'tools' | 'resources' | 'prompts';
 
+/** Who is told what belongs to no request: a session, or a modern client's listen stream. */
+export interface Recipient {
+  readonly scope: Scope;
+  /** Which changes of lists it wants to hear of; all unless given. */
+  wants?(list: ChangedList): boolean;
+  /** `keepAs` is the name under which it may wait for a client that cannot be reached now. */
+  notify(notification: Notification, keepAs?: string): void;
+}
+
 /** Changes that come within this time become one notification. */
 const mergeDelayMs = 100;
 /** URL elicitations whose completion may still be announced; the oldest is forgotten first. */
 const maxElicitations = 10_000;
 const maxElicitationIdLength = 1024;
 
-/** Carries what servers say outside of calls to the conversations it belongs to, and to no other. */
+/** Carries what servers say outside of calls to those whom it belongs to, and to nobody else. */
 export class Notifications {
-  readonly #conversations: ReadonlyMap<string, Conversation>;
+  readonly #recipients = new Set<Recipient>();
   readonly #clock: Clock;
   /** By server, whatever of its lists has changed since the last round. */
   readonly #changed = new Map<string, Set<ChangedList>>();
   #cancelRound: (() => void) | undefined;
   /** By feed (a shared server, or one session's instance), then by the server's own URI. */
-  readonly #subscribers = new Map<string, Map<string, Map<Conversation, string>>>();
+  readonly #subscribers = new Map<string, Map<string, Map<Recipient, string>>>();
   /** By server and elicitation id, who was asked to open a page. */
   readonly #elicitations = new Map<string, Conversation>();
 
-  /** `conversations` is read at each round: by session id, all that are alive. */
-  constructor(conversations: ReadonlyMap<string, Conversation>, clock: Clock) {
-    this.#conversations = conversations;
+  constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** Lists of a server have changed; every session that sees it is told, once for all changes of the moment. */
+  /** From now on it hears of lists that change. */
+  add(recipient: Recipient): void {
+    this.#recipients.add(recipient);
+  }
+
+  /** Lists of a server have changed; everybody who sees it is told, once for all changes of the moment. */
   listsChanged(server: string, lists: Iterable<ChangedList>): void {
     let changed = this.#changed.get(server);
     if (!changed) {
@@ -42,10 +55,10 @@ export class Notifications {
     this.#cancelRound ??= this.#clock.schedule(() => this.#announce(), mergeDelayMs);
   }
 
-  /** A list has changed for one session alone. */
-  listChangedFor(conversation: Conversation, list: ChangedList): void {
+  /** A list has changed for one recipient. */
+  listChangedFor(recipient: Recipient, list: ChangedList): void {
     const notification = listChanged(list);
-    conversation.notify(notification, notification.method);
+    recipient.notify(notification, notification.method);
   }
 
   /** A log line of a session's own instance. One of a shared instance belongs to a call, or to nobody. */
@@ -59,24 +72,28 @@ export class Notifications {
     return !this.#subscribers.get(feed)?.has(uri);
   }
 
-  subscribe(feed: string, conversation: Conversation, { uri, exposed }: Subscription): void {
+  subscribe(
+    feed: string,
+    recipient: Recipient,
+    { uri, exposed }: Pick<Subscription, 'uri' | 'exposed'>,
+  ): void {
     let byUri = this.#subscribers.get(feed);
     if (!byUri) {
       byUri = new Map();
       this.#subscribers.set(feed, byUri);
     }
-    let conversations = byUri.get(uri);
-    if (!conversations) {
-      conversations = new Map();
-      byUri.set(uri, conversations);
+    let recipients = byUri.get(uri);
+    if (!recipients) {
+      recipients = new Map();
+      byUri.set(uri, recipients);
     }
-    conversations.set(conversation, exposed);
+    recipients.set(recipient, exposed);
   }
 
-  unsubscribe(feed: string, conversation: Conversation, uri: string): void {
+  unsubscribe(feed: string, recipient: Recipient, uri: string): void {
     const byUri = this.#subscribers.get(feed);
-    const conversations = byUri?.get(uri);
-    if (!byUri || !conversations?.delete(conversation) || conversations.size > 0) return;
+    const recipients = byUri?.get(uri);
+    if (!byUri || !recipients?.delete(recipient) || recipients.size > 0) return;
     byUri.delete(uri);
     if (byUri.size === 0) this.#subscribers.delete(feed);
   }
@@ -86,12 +103,12 @@ export class Notifications {
     const updated = notification.params?.uri;
     const byUri = this.#subscribers.get(feed);
     if (typeof updated !== 'string' || !byUri) return;
-    for (const [uri, conversations] of byUri) {
+    for (const [uri, recipients] of byUri) {
       if (!isSameOrBelow(updated, uri)) continue;
-      for (const [conversation, exposed] of conversations) {
+      for (const [recipient, exposed] of recipients) {
         const told = exposed + updated.slice(uri.length);
         const params = told === updated ? notification.params : { ...notification.params, uri: told };
-        conversation.notify({ ...notification, params }, `${notification.method} ${told}`);
+        recipient.notify({ ...notification, params }, `${notification.method} ${told}`);
       }
     }
   }
@@ -113,9 +130,10 @@ export class Notifications {
     conversation?.notify(notification, key);
   }
 
-  /** Forgets a conversation that is over. Its subscriptions are ended by `unsubscribe`. */
-  forget(conversation: Conversation): void {
-    for (const [key, owner] of this.#elicitations) if (owner === conversation) this.#elicitations.delete(key);
+  /** Forgets a recipient that is over. Its subscriptions are ended by `unsubscribe`. */
+  forget(recipient: Recipient): void {
+    this.#recipients.delete(recipient);
+    for (const [key, owner] of this.#elicitations) if (owner === recipient) this.#elicitations.delete(key);
   }
 
   close(): void {
@@ -127,14 +145,18 @@ export class Notifications {
     const changed = new Map(this.#changed);
     this.#changed.clear();
     const all = new Set([...changed.values()].flatMap((lists) => [...lists]));
-    for (const conversation of this.#conversations.values()) {
-      const { scope } = conversation.session;
+    for (const recipient of this.#recipients) {
+      const { scope } = recipient;
       for (const list of (scope === undefined ? all : changed.get(scope)) ?? []) {
-        this.listChangedFor(conversation, list);
+        if (recipient.wants?.(list) ?? true) this.listChangedFor(recipient, list);
       }
     }
   }
 }
+
+/** Where updates of a server's resources come from: the shared instances, or those of one session or client. */
+export const feedOf = (server: string, affinity: string | undefined) =>
+  affinity === undefined ? server : `${server} ${affinity}`;
 
 const listChanged = (list: ChangedList): Notification => ({
   jsonrpc: '2.0',

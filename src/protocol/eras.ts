@@ -47,13 +47,14 @@ export function hasBatches(version: string | undefined): boolean {
 }
 
 /**
- * Whether a message is of the modern era: its `params._meta` has the version key, with a modern version or with something
- * that is no version at all. `initialize` belongs to the legacy era unless it names a modern version.
+ * Whether a message is of the modern era: its `params._meta` has the version key, with anything but a legacy version.
+ * `initialize` belongs to the legacy era unless it names a modern version.
  */
 export function isModernMessage(message: Message): boolean {
   if (!('method' in message)) return false;
   const meta = message.params?._meta;
   if (typeof meta !== 'object' || meta === null || !Object.hasOwn(meta, versionMetaKey)) return false;
   const version = (meta as Record<string, unknown>)[versionMetaKey];
-  return typeof version === 'string' ? isModernVersion(version) : message.method !== 'initialize';
+  if (message.method === 'initialize') return typeof version === 'string' && isModernVersion(version);
+  return !isLegacyVersion(version);
 }

@@ -1,5 +1,7 @@
-import { versionMetaKey } from './eras.ts';
-import type { Params } from './jsonrpc.ts';
+import { GatewayError } from '../base/errors.ts';
+import { legacyVersions, modernVersions, versionMetaKey } from './eras.ts';
+import { isObject, type Params, type Request } from './jsonrpc.ts';
+import { isLogLevel, logLevels } from './log-levels.ts';
 
 /*
  * The modern era's words (specification 2026-07-28, basic): what a request says of its client, and what a result says of itself.
@@ -25,3 +27,66 @@ export interface ClientContext {
 
 /** The extension that carries tasks. */
 export const tasksExtension = 'io.modelcontextprotocol/tasks';
+
+/** Codes of the modern era's own errors (specification 2026-07-28, basic, "Error Codes"). */
+export const modernCodes = {
+  headerMismatch: -32020,
+  capabilityMissing: -32021,
+  versionUnsupported: -32022,
+} as const;
+
+/**
+ * What a modern request says of its client. Throws `version_unknown` for a version that we do not speak, and `metadata_invalid`
+ * where what every request must carry is missing or malformed.
+ */
+export function contextOf({ params }: Request): ClientContext {
+  const meta = params?._meta;
+  if (!isObject(meta)) throw invalid('params._meta', 'an object with the protocol’s own fields');
+  const version = meta[metaKeys.version];
+  if (typeof version !== 'string') throw invalid(`params._meta["${metaKeys.version}"]`, 'a protocol version');
+  if (!modernVersions.includes(version as (typeof modernVersions)[number])) throw versionUnknown(version);
+  const capabilities = meta[metaKeys.clientCapabilities];
+  if (!isObject(capabilities)) throw invalid(`params._meta["${metaKeys.clientCapabilities}"]`, 'an object');
+  const info = meta[metaKeys.clientInfo];
+  if (info !== undefined && !isObject(info))
+    throw invalid(`params._meta["${metaKeys.clientInfo}"]`, 'an object');
+  const logLevel = meta[metaKeys.logLevel];
+  if (logLevel !== undefined && !isLogLevel(logLevel)) {
+    throw invalid(`params._meta["${metaKeys.logLevel}"]`, `one of ${logLevels.join(', ')}`);
+  }
+  return { capabilities, info, logLevel };
+}
+
+/** Params without the keys of `_meta` that are about the hop from this client to us; the same object where there are none. */
+export function withoutContext(params: Params): Params {
+  const { _meta: meta, ...rest } = params;
+  if (!isObject(meta)) return params;
+  const {
+    [metaKeys.version]: _,
+    [metaKeys.clientInfo]: __,
+    [metaKeys.clientCapabilities]: ___,
+    [metaKeys.logLevel]: ____,
+    ...kept
+  } = meta;
+  for (const _key in kept) return { ...rest, _meta: kept };
+  return rest;
+}
+
+/** The error for a version that we do not speak. */
+export function versionUnknown(requested: string): GatewayError {
+  const supported = [...modernVersions, ...[...legacyVersions].reverse()];
+  return new GatewayError(
+    'version_unknown',
+    `Protocol version ${JSON.stringify(requested)} is not supported`,
+    {
+      hint: `Supported are ${supported.join(', ')}.`,
+      data: { supported, requested },
+    },
+  );
+}
+
+function invalid(where: string, expected: string): GatewayError {
+  return new GatewayError('metadata_invalid', `Expected ${where} to be ${expected}`, {
+    hint: 'Every request of protocol version 2026-07-28 carries it.',
+  });
+}

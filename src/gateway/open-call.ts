@@ -1,0 +1,152 @@
+import type { Outcome } from '../lifecycle/lease.ts';
+import { type InputRequest, inputRequestOf } from '../protocol/bridge.ts';
+import { isObject, type Params, type Request } from '../protocol/jsonrpc.ts';
+import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
+import type { ClientContext } from '../protocol/modern.ts';
+import type { Stream } from './conversation.ts';
+import type { Target } from './relay.ts';
+import type { RisingProgress } from './rising-progress.ts';
+
+/** What a call has come to for now. */
+export type Turn =
+  | { outcome: Outcome }
+  /** Its client must answer these before it can go on. */
+  | { questions: Record<string, InputRequest> }
+  /** Its server asked for something that the client cannot do; it was declined. */
+  | { lacking: string };
+
+/** The request of a modern client that works on the call at the moment: the first one, or a retry. */
+export interface Visit {
+  client: ClientContext;
+  stream: Stream;
+  progress: RisingProgress | undefined;
+  signal: AbortSignal;
+}
+
+interface Question {
+  request: Request;
+  answer(outcome: Outcome): void;
+}
+
+/** Questions of one call that may be open at a time. */
+const maxQuestions = 100;
+
+/**
+ * A modern client's call at a legacy server. The server may ask in the middle of it; its client answers in a request of its own.
+ * In between nobody visits the call, and it waits.
+ */
+export class OpenCall {
+  readonly target: Target;
+  readonly #abort = new AbortController();
+  readonly #questions = new Map<string, Question>();
+  #nextQuestion = 1;
+  #visit: Visit | undefined;
+  /** As the latest visit told it. */
+  #capabilities: Params = {};
+  #lacking: string | undefined;
+  #ended: { outcome: Outcome } | { error: unknown } | undefined;
+  #wake: (() => void) | undefined;
+
+  constructor(target: Target) {
+    this.target = target;
+  }
+
+  /** Aborts when the call is given up. */
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  get visit(): Visit | undefined {
+    return this.#visit;
+  }
+
+  get hasEnded(): boolean {
+    return this.#ended !== undefined;
+  }
+
+  /** Takes what the call comes to. */
+  follow(work: Promise<Outcome>): void {
+    work.then(
+      (outcome) => this.#end({ outcome }),
+      (error) => this.#end({ error }),
+    );
+  }
+
+  /** The client works on it; when it goes away, the call is over. Rejects with what the call was rejected with. */
+  async turn(visit: Visit): Promise<Turn> {
+    const onGone = () => this.giveUp(visit.signal.reason);
+    this.#visit = visit;
+    this.#capabilities = visit.client.capabilities;
+    visit.signal.addEventListener('abort', onGone, { once: true });
+    if (visit.signal.aborted) onGone();
+    try {
+      while (!this.#hasNews) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+      return this.#news();
+    } finally {
+      this.#wake = undefined;
+      this.#visit = undefined;
+      visit.signal.removeEventListener('abort', onGone);
+    }
+  }
+
+  /** A question of the server. Resolves with the client's answer, or a decline: of what it cannot do, or as no more calls `mayWait`. */
+  ask(request: Request, signal: AbortSignal, mayWait: boolean): Promise<Outcome> {
+    const lacking = capabilityLackingFor(request, this.#capabilities);
+    if (lacking !== undefined) {
+      this.#lacking = lacking;
+      this.#wake?.();
+      return Promise.resolve(declined(request.method, lacks(lacking)));
+    }
+    if (!mayWait || this.#questions.size >= maxQuestions) {
+      return Promise.resolve(declined(request.method, 'too many questions are open'));
+    }
+    const key = `question-${this.#nextQuestion++}`;
+    return new Promise((resolve) => {
+      const done = (outcome: Outcome) => {
+        signal.removeEventListener('abort', onVoid);
+        this.#questions.delete(key);
+        resolve(outcome);
+      };
+      const onVoid = () => done(declined(request.method, 'it was withdrawn'));
+      signal.addEventListener('abort', onVoid, { once: true });
+      this.#questions.set(key, { request, answer: done });
+      // What the server asks in one breath is answered in one round.
+      setImmediate(() => this.#wake?.());
+    });
+  }
+
+  /** Gives the server what the client has answered; anything else in `responses` is ignored, as the specification asks. */
+  answer(responses: Params): void {
+    for (const [key, question] of [...this.#questions]) {
+      const response = responses[key];
+      if (isObject(response)) question.answer({ result: response });
+    }
+  }
+
+  /** Nobody will come back for it. */
+  giveUp(reason: unknown): void {
+    this.#abort.abort(reason);
+  }
+
+  get #hasNews(): boolean {
+    return this.#ended !== undefined || this.#lacking !== undefined || this.#questions.size > 0;
+  }
+
+  #news(): Turn {
+    if (this.#lacking !== undefined) return { lacking: this.#lacking };
+    const ended = this.#ended;
+    if (ended && 'error' in ended) throw ended.error;
+    if (ended) return ended;
+    const questions = [...this.#questions].map(([key, { request }]) => [key, inputRequestOf(request)]);
+    return { questions: Object.fromEntries(questions) };
+  }
+
+  #end(ended: { outcome: Outcome } | { error: unknown }): void {
+    this.#ended = ended;
+    this.#wake?.();
+  }
+}

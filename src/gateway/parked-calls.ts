@@ -1,0 +1,75 @@
+import { randomBytes } from 'node:crypto';
+import { type RequestStates, refused, type StateBinding } from '../access/request-states.ts';
+import type { Clock } from '../base/async.ts';
+import { GatewayError } from '../base/errors.ts';
+import type { OpenCall } from './open-call.ts';
+
+/** Calls that may wait for their clients; each holds a lease. */
+const maxParked = 1000;
+
+const nothingWaits = 'again';
+
+interface Parked {
+  call: OpenCall;
+  cancelExpiry(): void;
+}
+
+/**
+ * Calls whose client has been told what the server wants to know, and has yet to come back with it. Each waits under a signed state
+ * that expires; then it is cancelled at its server.
+ */
+export class ParkedCalls {
+  readonly #states: RequestStates;
+  readonly #clock: Clock;
+  readonly #parked = new Map<string, Parked>();
+
+  constructor({ states, clock }: { states: RequestStates; clock: Clock }) {
+    this.#states = states;
+    this.#clock = clock;
+  }
+
+  get size(): number {
+    return this.#parked.size;
+  }
+
+  get isFull(): boolean {
+    return this.#parked.size >= maxParked;
+  }
+
+  /** Parks a call for `limitMs`. Resolves with the state that brings it back, once. */
+  async park(call: OpenCall, limitMs: number, binding: StateBinding): Promise<string> {
+    const id = randomBytes(12).toString('base64url');
+    // Before anything is waited for: a call that is nobody's must have an end.
+    const cancelExpiry = this.#clock.schedule(() => {
+      this.#parked.delete(id);
+      call.giveUp('The client did not come back');
+    }, limitMs);
+    this.#parked.set(id, { call, cancelExpiry });
+    return this.#states.sign(id, limitMs, binding);
+  }
+
+  /** A state for a request that is simply to be made again: nothing waits. */
+  again(limitMs: number, binding: StateBinding): Promise<string> {
+    return this.#states.sign(nothingWaits, limitMs, binding);
+  }
+
+  /** The call behind a state, which is worth nothing from now on; undefined where nothing waits. Throws `state_refused`. */
+  async resume(state: unknown, binding: StateBinding): Promise<OpenCall | undefined> {
+    const id = await this.#states.verify(state, binding);
+    if (id === nothingWaits) return undefined;
+    const parked = this.#parked.get(id);
+    if (!parked) throw refused('was used before, or its call has ended');
+    this.#parked.delete(id);
+    parked.cancelExpiry();
+    return parked.call;
+  }
+
+  close(): void {
+    const reason = new GatewayError('draining', 'The gateway is shutting down');
+    for (const { call, cancelExpiry } of this.#parked.values()) {
+      cancelExpiry();
+      call.giveUp(reason);
+    }
+    this.#parked.clear();
+  }
+}
