@@ -81,9 +81,9 @@ export class Session {
 /** Who is told of sessions' beginnings and ends. */
 export interface SessionObserver {
   /** A session began, or one of an earlier run was used again. */
-  onOpen(session: Session): void;
+  onOpen?(session: Session): void;
   /** A session ended: deleted, expired, or evicted for a newer one. */
-  onEnd(session: Session): void;
+  onEnd?(session: Session): void;
 }
 
 /** What the sessions are made of. */
@@ -119,7 +119,7 @@ export class Sessions {
   readonly #live = new Map<string, Session>();
   readonly #loading = new Map<string, Promise<Session>>();
   readonly #writing = new Set<Promise<void>>();
-  #observer: SessionObserver | undefined;
+  readonly #observers: SessionObserver[] = [];
   #cancelWrite: (() => void) | undefined;
   #cancelSweep: (() => void) | undefined;
 
@@ -132,9 +132,9 @@ export class Sessions {
     this.#sweepLater();
   }
 
-  /** Set once, before the first session. */
+  /** Before the first session. Observers are told in the order in which they came. */
   observe(observer: SessionObserver): void {
-    this.#observer = observer;
+    this.#observers.push(observer);
   }
 
   get size(): number {
@@ -156,7 +156,7 @@ export class Sessions {
       lastUseMs: this.#clock.now(),
     });
     this.#live.set(token, session);
-    this.#observer?.onOpen(session);
+    for (const observer of this.#observers) observer.onOpen?.(session);
     // At once: a gateway that is killed a moment later must know the session when it is back.
     this.#write(session);
     return session;
@@ -199,7 +199,7 @@ export class Sessions {
     session.ended = true;
     this.#live.delete(session.token);
     this.#track(this.#store.delete(`${kind}/${session.id}`));
-    this.#observer?.onEnd(session);
+    for (const observer of this.#observers) observer.onEnd?.(session);
   }
 
   /** Writes what is still unwritten. The sessions themselves stay: the next run takes them up. */
@@ -252,7 +252,7 @@ export class Sessions {
     session.writtenAtMs = now;
     this.#makeRoom();
     this.#live.set(token, session);
-    this.#observer?.onOpen(session);
+    for (const observer of this.#observers) observer.onOpen?.(session);
     return session;
   }
 

@@ -19,6 +19,16 @@ class Wire implements Stream {
   }
 }
 
+/** One whose client may come back. */
+class ResumableWire extends Wire {
+  readonly kept: Message[] = [];
+
+  keep(message: Message): boolean {
+    this.kept.push(message);
+    return true;
+  }
+}
+
 function createConversation() {
   const session = new Session('id', 'token', {
     protocolVersion: '2025-11-25',
@@ -141,6 +151,30 @@ describe('a conversation', () => {
     conversation.unlisten(wire);
     conversation.notify(changed, changed.method);
     expect(next.messages).toEqual([changed]);
+  });
+
+  it('keeps the rest for a client that comes back to the GET stream that it left', async () => {
+    const conversation = createConversation();
+    const line: Notification = { jsonrpc: '2.0', method: 'notifications/message', params: { data: 'x' } };
+    const wire = new ResumableWire();
+    conversation.listen(wire);
+    wire.isOpen = false;
+    conversation.notify(line);
+    conversation.unlisten(wire);
+    conversation.notify(line);
+    conversation.notify(changed, changed.method);
+    expect(wire.kept).toEqual([line, line]);
+    const again = new ResumableWire();
+    conversation.listen(again);
+    expect(again.messages).toEqual([changed]);
+    // A question waits for nobody there: whether anybody comes back is not known.
+    conversation.unlisten(again);
+    again.isOpen = false;
+    expect(await conversation.ask(question(), asking(again))).toBeUndefined();
+    expect(again.kept).toEqual([]);
+    conversation.end();
+    conversation.notify(line);
+    expect(again.kept).toEqual([]);
   });
 
   it('tells ids apart by type when one is cancelled', () => {

@@ -5,7 +5,13 @@ import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { Stream } from '../gateway/conversation.ts';
 import { failureOf } from '../gateway/failure.ts';
 import type { Gateway, Reply, Scope } from '../gateway/gateway.ts';
-import { hasBatches, isLegacyVersion, isModernMessage, legacyVersions } from '../protocol/eras.ts';
+import {
+  hasBatches,
+  isLegacyVersion,
+  isModernMessage,
+  isModernVersion,
+  legacyVersions,
+} from '../protocol/eras.ts';
 import {
   type Classified,
   classify,
@@ -16,7 +22,9 @@ import {
   type Request,
 } from '../protocol/jsonrpc.ts';
 import { isJson, readBody } from './body.ts';
-import { type Accepted, acceptedOf, answer, GetStream, PostStream, Silence } from './replies.ts';
+import { ModernEndpoint } from './modern.ts';
+import { type EventStream, Replays } from './replay.ts';
+import { type Accepted, acceptedOf, answer, type Edge, GetStream, PostStream, Silence } from './replies.ts';
 import type { StreamKeeper } from './sse.ts';
 
 /** What an endpoint works with. */
@@ -43,13 +51,22 @@ const sessionHeader = 'mcp-session-id';
  */
 export class McpEndpoint {
   readonly #options: McpOptions;
-  readonly #silence: Silence;
+  readonly #edge: Edge;
+  readonly #modern: ModernEndpoint;
   /** The GET streams that are open. */
   readonly #listening = new Set<Stream>();
 
   constructor(options: McpOptions) {
     this.#options = options;
-    this.#silence = new Silence(options.clock ?? systemClock);
+    const { keeper, sessions, clock = systemClock } = options;
+    const replays = new Replays({ keeper, clock });
+    sessions.observe({ onEnd: (session) => replays.forget(session) });
+    this.#edge = { keeper, silence: new Silence(clock), replays };
+    this.#modern = new ModernEndpoint({
+      gateway: options.gateway,
+      edge: this.#edge,
+      checkAccepting: () => this.#checkAccepting(),
+    });
   }
 
   /** Answers one HTTP request completely. Never rejects. */
@@ -78,8 +95,9 @@ export class McpEndpoint {
     }
   }
 
-  /** Ends the GET streams; clients open new ones when the gateway is back. */
+  /** Ends the streams that stay open; clients open new ones when the gateway is back. */
   endStreams(): void {
+    this.#options.gateway.endStreams();
     for (const stream of this.#listening) stream.end();
   }
 
@@ -105,6 +123,7 @@ export class McpEndpoint {
       );
     }
     const value = parseMessage(await readBody(incoming, maxBodyBytes));
+    if (Array.isArray(value) && isModernRequest(incoming)) throw noBatches();
     if (Array.isArray(value)) return this.#batch(incoming, outgoing, scope, value, accepted);
 
     const classified = classify(value);
@@ -123,7 +142,10 @@ export class McpEndpoint {
     classified: Exclude<Classified, { kind: 'invalid' }>,
     accepted: Accepted,
   ): Promise<void> {
-    if (isModernMessage(classified.message)) throw modernUnsupported();
+    // Decided for each request by itself (specification 2026-07-28, "Versioning").
+    if (isModernMessage(classified.message) || isModernRequest(incoming)) {
+      return this.#modern.post(incoming, outgoing, scope, classified, accepted);
+    }
     if (classified.kind === 'request' && classified.message.method === 'initialize') {
       return this.#initialize(outgoing, classified.message, scope);
     }
@@ -132,7 +154,7 @@ export class McpEndpoint {
     const session = found instanceof Promise ? await found : found;
     if (classified.kind === 'request') {
       this.#checkAccepting();
-      const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#silence);
+      const stream = new PostStream(outgoing, accepted, session, this.#edge);
       const reply = await this.#options.gateway.request(session, classified.message, stream);
       stream.finish(reply === undefined ? [] : [reply]);
       return;
@@ -172,8 +194,7 @@ export class McpEndpoint {
       );
     }
     const parts = values.map(classify);
-    if (parts.some((part) => part.kind !== 'invalid' && isModernMessage(part.message)))
-      throw modernUnsupported();
+    if (parts.some((part) => part.kind !== 'invalid' && isModernMessage(part.message))) throw noBatches();
     for (const part of parts)
       if (part.kind !== 'request' && part.kind !== 'invalid') this.#take(session, part);
     const asked = parts.filter((part) => part.kind === 'request' || part.kind === 'invalid');
@@ -182,7 +203,7 @@ export class McpEndpoint {
       return;
     }
     this.#checkAccepting();
-    const stream = new PostStream(outgoing, accepted, this.#options.keeper, this.#silence);
+    const stream = new PostStream(outgoing, accepted, session, this.#edge);
     const replies = await Promise.all(
       asked.map((part): Reply | undefined | Promise<Reply | undefined> => {
         if (part.kind === 'invalid') return failure(part.id, part.error);
@@ -215,13 +236,30 @@ export class McpEndpoint {
     if (!wantsStream) return explain(incoming, outgoing);
     const session = await this.#sessionOf(incoming, scope);
     this.#checkAccepting();
-    const stream = new GetStream(outgoing, this.#options.keeper);
+    if (outgoing.destroyed) return;
+    const events = this.#resume(incoming, outgoing, session);
+    if (events?.kind !== 'get' || events.isFinished) return;
+    const stream = new GetStream(events, outgoing);
     const closed = this.#options.gateway.listen(session, stream);
     this.#listening.add(stream);
     outgoing.on('close', () => {
       this.#listening.delete(stream);
       closed();
     });
+  }
+
+  /** The stream that the client comes back to, connected, or a new one; undefined when there is nothing to come. */
+  #resume(incoming: IncomingMessage, outgoing: ServerResponse, session: Session): EventStream | undefined {
+    const { replays } = this.#edge;
+    const lastEventId = incoming.headers['last-event-id'];
+    const found = lastEventId === undefined ? 'new' : replays.find(session, String(lastEventId));
+    if (found === 'new') return replays.open(session, 'get', outgoing);
+    if (found === 'over') {
+      outgoing.writeHead(204).end();
+      return undefined;
+    }
+    found.stream.connect(outgoing, found.after);
+    return found.stream;
   }
 
   async #delete(incoming: IncomingMessage, outgoing: ServerResponse, scope: Scope): Promise<void> {
@@ -292,13 +330,14 @@ function versionUnsupported(version: string): GatewayError {
   );
 }
 
-function modernUnsupported(): GatewayError {
-  return new GatewayError(
-    'version_unsupported',
-    'Requests of protocol version 2026-07-28 are not supported yet.',
-    {
-      hint: `Send initialize; supported are ${legacyVersions.join(', ')}.`,
-      data: { supported: legacyVersions },
-    },
-  );
+/** Whether its headers say that a POST is of the modern era. */
+function isModernRequest({ headers }: IncomingMessage): boolean {
+  const version = headers[versionHeader];
+  return typeof version === 'string' && isModernVersion(version);
+}
+
+function noBatches(): GatewayError {
+  return new GatewayError('invalid_request', 'Protocol version 2026-07-28 has no batches.', {
+    hint: 'Send each message in a request of its own.',
+  });
 }

@@ -1,9 +1,11 @@
 import type { ServerResponse } from 'node:http';
+import type { Session } from '../access/sessions.ts';
 import type { Clock } from '../base/async.ts';
 import type { Stream } from '../gateway/conversation.ts';
 import { failureOf } from '../gateway/failure.ts';
 import type { Reply } from '../gateway/gateway.ts';
 import { type Message, serialise } from '../protocol/jsonrpc.ts';
+import type { EventStream, Replays } from './replay.ts';
 import { type StreamKeeper, sseHeaders } from './sse.ts';
 
 /** An answer opens as a stream when it takes longer; clients give up on a connection that shows no headers. */
@@ -72,105 +74,119 @@ export class Silence {
   }
 }
 
+/** What the answers of an endpoint share. */
+export interface Edge {
+  keeper: StreamKeeper;
+  silence: Silence;
+  replays: Replays;
+}
+
 /** The answer to a POST: plain JSON if nothing but the result is to be sent in time, else a stream of events. */
 export class PostStream implements Stream, Waiting {
   previous: Waiting | undefined = undefined;
   next: Waiting | undefined = undefined;
   sinceMs = 0;
   /**
-   * undefined once it is answered: what came later has nowhere to go, and who still refers to this stream must not keep a
-   * whole connection from the garbage collector.
+   * Until it is answered, or a stream of events: what came later has nowhere to go, and who still refers to this stream must
+   * not keep a whole connection from the garbage collector.
    */
   #outgoing: ServerResponse | undefined;
+  #events: EventStream | undefined;
   readonly #accepted: Accepted;
-  readonly #keeper: StreamKeeper;
-  readonly #silence: Silence;
-  #isOpen = false;
+  readonly #session: Session | undefined;
+  readonly #edge: Edge;
 
-  constructor(outgoing: ServerResponse, accepted: Accepted, keeper: StreamKeeper, silence: Silence) {
+  /** Without a session a stream of events cannot be resumed. */
+  constructor(outgoing: ServerResponse, accepted: Accepted, session: Session | undefined, edge: Edge) {
     this.#outgoing = outgoing;
     this.#accepted = accepted;
-    this.#keeper = keeper;
-    this.#silence = silence;
-    silence.begin(this);
+    this.#session = session;
+    this.#edge = edge;
+    edge.silence.begin(this);
   }
 
+  /** True also when the client is gone and can come back for it. */
   send(message: Message): boolean {
-    const outgoing = this.#outgoing;
-    if (!outgoing || outgoing.destroyed || !this.#accepted.sse) return false;
-    if (!this.#isOpen) this.#open(outgoing);
-    return this.#keeper.write(outgoing, eventOf(textOf(message)));
+    const events = this.#events ?? this.#open();
+    if (!events) return false;
+    const text = textOf(message);
+    return events.deliver(text) || events.keep(text);
   }
 
   end(): void {
     this.finish([]);
   }
 
-  /** The last messages: one, those of a batch, or none because the client cancelled its request. */
-  finish(replies: Reply[], isBatch = false): void {
-    const outgoing = this.#outgoing;
-    this.#outgoing = undefined;
-    this.#silence.end(this);
-    if (!outgoing || outgoing.destroyed) return;
+  /**
+   * The last messages: one, those of a batch, or none because the client cancelled its request. `status` is that of a plain
+   * answer; a stream has begun with 200.
+   */
+  finish(replies: Reply[], isBatch = false, status = 200): void {
+    const { silence, keeper } = this.#edge;
     const { json, sse } = this.#accepted;
-    if (this.#isOpen || !json || (sse && replies.length === 0)) {
-      if (!this.#isOpen) this.#open(outgoing);
-      this.#keeper.end(outgoing, replies.map((reply) => eventOf(textOf(reply))).join(''));
-      return;
-    }
+    silence.end(this);
+    const events = this.#events ?? (json || replies.length === 0 ? undefined : this.#open());
+    const outgoing = this.#outgoing;
+    this.#events = undefined;
+    this.#outgoing = undefined;
+    events?.finish(replies.map(textOf));
+    if (!outgoing || outgoing.destroyed) return;
     if (replies.length === 0) {
       // For a client that reads JSON alone: an empty answer, as nothing of it is read any more.
-      if (!outgoing.headersSent) outgoing.writeHead(204);
-      this.#keeper.end(outgoing);
+      if (sse) outgoing.writeHead(200, sseHeaders);
+      else if (!outgoing.headersSent) outgoing.writeHead(204);
+      keeper.end(outgoing);
       return;
     }
     const text = isBatch ? `[${replies.map(textOf).join(',')}]` : textOf(replies[0]!);
-    if (!outgoing.headersSent) writeJsonHead(outgoing, 200, text);
-    this.#keeper.end(outgoing, text);
+    if (!outgoing.headersSent) writeJsonHead(outgoing, status, text);
+    keeper.end(outgoing, text, this.#session?.id);
   }
 
   openEarly(): void {
     const outgoing = this.#outgoing;
-    if (!outgoing || this.#isOpen || outgoing.destroyed) return;
+    if (!outgoing || outgoing.destroyed) return;
     if (this.#accepted.sse) {
-      this.#open(outgoing);
-      this.#keeper.write(outgoing, ': working\n\n');
+      this.#open();
       return;
     }
+    const { keeper } = this.#edge;
     // JSON may begin with white space, so a client that knows nothing else is kept waiting as well.
     outgoing.writeHead(200, { 'content-type': 'application/json' });
-    this.#keeper.write(outgoing, ' ');
-    this.#keeper.keep(outgoing, ' ');
+    keeper.write(outgoing, ' ');
+    keeper.keep(outgoing, ' ', { session: this.#session?.id });
   }
 
-  #open(outgoing: ServerResponse): void {
-    this.#isOpen = true;
-    outgoing.writeHead(200, sseHeaders);
-    outgoing.flushHeaders();
-    this.#keeper.keep(outgoing, ': keep-alive\n\n');
+  /** A client that was gone before cannot be told where to come back to. */
+  #open(): EventStream | undefined {
+    const outgoing = this.#outgoing;
+    if (!outgoing || outgoing.destroyed || !this.#accepted.sse) return undefined;
+    this.#outgoing = undefined;
+    this.#events = this.#edge.replays.open(this.#session, 'post', outgoing);
+    return this.#events;
   }
 }
 
-/** The stream that a GET opens, for what belongs to no request. */
+/** One connection of the stream that a GET opens, for what belongs to no request. */
 export class GetStream implements Stream {
+  readonly #events: EventStream;
   readonly #outgoing: ServerResponse;
-  readonly #keeper: StreamKeeper;
 
-  constructor(outgoing: ServerResponse, keeper: StreamKeeper) {
+  constructor(events: EventStream, outgoing: ServerResponse) {
+    this.#events = events;
     this.#outgoing = outgoing;
-    this.#keeper = keeper;
-    outgoing.writeHead(200, sseHeaders);
-    outgoing.flushHeaders();
-    keeper.write(outgoing, ': listening\n\n');
-    keeper.keep(outgoing, ': keep-alive\n\n');
   }
 
   send(message: Message): boolean {
-    return this.#keeper.write(this.#outgoing, eventOf(textOf(message)));
+    return this.#events.deliver(textOf(message));
+  }
+
+  keep(message: Message): boolean {
+    return this.#events.keep(textOf(message));
   }
 
   end(): void {
-    this.#keeper.end(this.#outgoing);
+    this.#events.endFor(this.#outgoing);
   }
 }
 
@@ -194,8 +210,6 @@ export function acceptedOf(accept: string | undefined): Accepted {
   }
   return accepted;
 }
-
-const eventOf = (text: string) => `event: message\ndata: ${text}\n\n`;
 
 /** The text of a reply or message; an error where a server's result cannot be written. */
 export function textOf(reply: Reply | Message): string {

@@ -61,7 +61,10 @@ export class HttpServer {
     const { maxBodyBytes } = config.gateway;
     this.#config = config;
     this.#clock = clock;
-    this.#keeper = new StreamKeeper(clock);
+    this.#keeper = new StreamKeeper({
+      clock,
+      onDropped: (dropped) => events.emit('client.dropped', { transport: 'http', ...dropped }),
+    });
     const isAccepting = () => !this.#isDraining;
     const checkScope = (scope: Scope) => {
       if (scope !== undefined && !config.servers.has(scope))

@@ -3,7 +3,7 @@ import { createServer, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Clock } from '../base/async.ts';
-import { StreamKeeper, sseHeaders } from './sse.ts';
+import { type Dropped, StreamKeeper, sseHeaders } from './sse.ts';
 
 /** Rounds come when the test says so. */
 class RoundClock implements Clock {
@@ -54,7 +54,7 @@ const tick = () => new Promise((resolve) => setTimeout(resolve, 20));
 describe('the keeper of streams', () => {
   it('keeps idle ones alive with comments, and forgets those that are closed', async () => {
     const clock = new RoundClock();
-    const keeper = new StreamKeeper(clock);
+    const keeper = new StreamKeeper({ clock });
     const { outgoing, reader } = await openAnswer();
     let text = '';
     reader.on('data', (chunk) => {
@@ -73,9 +73,14 @@ describe('the keeper of streams', () => {
     expect(keeper.size).toBe(0);
   });
 
-  it('drops a reader that falls too far behind, with bounded memory', async () => {
-    const keeper = new StreamKeeper(new RoundClock());
+  it('drops a reader that falls too far behind, with bounded memory, and says why', async () => {
+    const dropped: Dropped[] = [];
+    const keeper = new StreamKeeper({
+      clock: new RoundClock(),
+      onDropped: (one) => dropped.push(one),
+    });
     const { outgoing } = await openAnswer();
+    keeper.keep(outgoing, ': keep-alive\n\n', { session: 'session-1' });
     const chunk = `data: ${'x'.repeat(1024 * 1024)}\n\n`;
     let written = 0;
     while (keeper.write(outgoing, chunk)) {
@@ -85,10 +90,15 @@ describe('the keeper of streams', () => {
     }
     expect(outgoing.destroyed).toBe(true);
     expect(written).toBeGreaterThan(7);
+    expect(dropped).toEqual([
+      { session: 'session-1', reason: 'It was too far behind', bytes: expect.any(Number) },
+    ]);
+    expect(dropped[0]!.bytes).toBeGreaterThan(8 * 1024 * 1024);
+    expect(keeper.size).toBe(0);
   });
 
   it('lets one big message through to a slow reader', async () => {
-    const keeper = new StreamKeeper(new RoundClock());
+    const keeper = new StreamKeeper({ clock: new RoundClock() });
     const { outgoing, reader } = await openAnswer();
     expect(keeper.write(outgoing, `data: ${'x'.repeat(20 * 1024 * 1024)}\n\n`)).toBe(true);
     keeper.end(outgoing, 'data: last\n\n');
@@ -105,7 +115,7 @@ describe('the keeper of streams', () => {
   });
 
   it('holds on to nothing that is answered', async () => {
-    const keeper = new StreamKeeper(new RoundClock());
+    const keeper = new StreamKeeper({ clock: new RoundClock() });
     const { outgoing } = await openAnswer();
     keeper.keep(outgoing, ': keep-alive\n\n');
     keeper.end(outgoing, 'data: short\n\n');
@@ -120,14 +130,54 @@ describe('the keeper of streams', () => {
 
   it('drops a reader that takes nothing of an answer’s rest for minutes', async () => {
     const clock = new RoundClock();
-    const keeper = new StreamKeeper(clock);
+    const dropped: Dropped[] = [];
+    const keeper = new StreamKeeper({ clock, onDropped: (one) => dropped.push(one) });
     const { outgoing } = await openAnswer();
-    keeper.end(outgoing, 'x'.repeat(20 * 1024 * 1024));
+    keeper.end(outgoing, 'x'.repeat(20 * 1024 * 1024), 'session-1');
     await tick();
     for (let round = 0; round < 8; round += 1) clock.round();
     expect(outgoing.destroyed).toBe(false);
     for (let round = 0; round < 4; round += 1) clock.round();
     expect(outgoing.destroyed).toBe(true);
     expect(keeper.size).toBe(0);
+    expect(dropped).toEqual([
+      { session: 'session-1', reason: 'It read nothing for two minutes', bytes: expect.any(Number) },
+    ]);
+  });
+
+  it('bounds what the answers of all slow readers hold together', async () => {
+    const dropped: Dropped[] = [];
+    const keeper = new StreamKeeper({
+      clock: new RoundClock(),
+      onDropped: (one) => dropped.push(one),
+      maxUnreadBytes: 100 * 1024 * 1024,
+    });
+    const big = 'x'.repeat(10 * 1024 * 1024);
+    const answers = [];
+    for (let opened = 0; opened < 16; opened += 1) {
+      const answer = await openAnswer();
+      keeper.end(answer.outgoing, big);
+      answers.push(answer);
+      const unread = answers.filter(({ outgoing }) => !outgoing.destroyed);
+      const bytes = unread.reduce((sum, { outgoing }) => sum + outgoing.writableLength, 0);
+      expect(bytes).toBeLessThanOrEqual(100 * 1024 * 1024);
+    }
+    expect(dropped.length).toBeGreaterThan(5);
+    expect(new Set(dropped.map(({ reason }) => reason))).toEqual(
+      new Set(['All clients together were too far behind']),
+    );
+    // Those that are left are served in full, and count no more when they are.
+    const left = answers.filter(({ outgoing }) => !outgoing.destroyed);
+    expect(left.length).toBeGreaterThan(3);
+    await Promise.all(
+      left.map(({ outgoing, reader }) => {
+        reader.resume();
+        return once(outgoing, 'finish');
+      }),
+    );
+    expect(keeper.size).toBe(0);
+    const { outgoing } = await openAnswer();
+    keeper.end(outgoing, 'x'.repeat(60 * 1024 * 1024));
+    expect(outgoing.destroyed).toBe(false);
   });
 });

@@ -128,7 +128,7 @@ export class Listener {
 function eventsOf(text: string): any[] {
   return text
     .split('\n\n')
-    .map((event) => /^data: (.*)$/m.exec(event)?.[1])
+    .map((event) => /^data: (.+)$/m.exec(event)?.[1])
     .filter((data) => data !== undefined)
     .map((data) => JSON.parse(data));
 }

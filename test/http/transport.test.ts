@@ -390,10 +390,13 @@ describe('questions of a server', () => {
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
     const next = async () => {
-      while (!text.includes('\n\n')) text += (await reader.read()).value ?? '';
-      const event = text.slice(0, text.indexOf('\n\n'));
-      text = text.slice(event.length + 2);
-      return JSON.parse(/^data: (.*)$/m.exec(event)![1]!);
+      for (;;) {
+        while (!text.includes('\n\n')) text += (await reader.read()).value ?? '';
+        const event = text.slice(0, text.indexOf('\n\n'));
+        text = text.slice(event.length + 2);
+        const data = /^data: (.+)$/m.exec(event)?.[1];
+        if (data !== undefined) return JSON.parse(data);
+      }
     };
     const question = await next();
     expect(question).toMatchObject({ method: 'elicitation/create', params: { mode: 'form' } });
