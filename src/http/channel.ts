@@ -2,8 +2,8 @@ import type { Session, Sessions } from '../access/sessions.ts';
 import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { Stream } from '../gateway/conversation.ts';
 import { failureOf } from '../gateway/failure.ts';
-import type { Gateway, Reply, Scope } from '../gateway/gateway.ts';
-import { hasBatches, isModernMessage, legacyVersions } from '../protocol/eras.ts';
+import type { Gateway, Origin, Reply } from '../gateway/gateway.ts';
+import { type Era, hasBatches, isModernMessage } from '../protocol/eras.ts';
 import {
   type Classified,
   classify,
@@ -29,15 +29,8 @@ export interface Carrier {
 /** What a channel needs of the gateway. */
 export type ChannelGateway = Pick<
   Gateway,
-  'initialize' | 'request' | 'notification' | 'response' | 'listen'
-> & {
-  modern?(
-    request: Request,
-    from: { scope: Scope; principal: string; client?: string },
-    stream: Stream,
-    signal: AbortSignal,
-  ): Promise<Reply | undefined>;
-};
+  'initialize' | 'request' | 'notification' | 'response' | 'listen' | 'modern'
+>;
 
 /** What channels work with. */
 export interface ChannelsOptions {
@@ -57,18 +50,10 @@ export interface Refusal {
   isUnasked: boolean;
 }
 
-/** Who is at the other end of a channel. */
-export interface Peer {
-  scope: Scope;
-  /** The header that modern clients may send for instances of their own. */
-  client?: string;
-}
-
 /** Messages in one batch. */
 const maxBatch = 100;
 /** Modern requests of one channel that may be worked on at a time, and messages that may wait for its `initialize`. */
 const maxInFlight = 1000;
-const principal = 'anonymous';
 
 /** The channels that are open. */
 export class Channels {
@@ -100,8 +85,8 @@ export class Channels {
     });
   }
 
-  open(peer: Peer, carrier: Carrier): Channel {
-    const channel = new Channel(this.#options, peer, carrier, () => this.#open.delete(channel));
+  open(origin: Origin, carrier: Carrier): Channel {
+    const channel = new Channel(this.#options, origin, carrier, () => this.#open.delete(channel));
     this.#open.add(channel);
     return channel;
   }
@@ -123,7 +108,7 @@ export class Channels {
  */
 export class Channel {
   readonly #options: ChannelsOptions;
-  readonly #peer: Peer;
+  readonly #origin: Origin;
   readonly #carrier: Carrier;
   readonly #onClose: () => void;
   #session: Session | undefined;
@@ -133,19 +118,19 @@ export class Channel {
   /** Undoes what holds the session, in order. */
   readonly #releases: (() => void)[] = [];
   #isListening = false;
-  readonly #modern = new Map<string, { abort: AbortController; method: string }>();
+  readonly #modern = new Map<string, AbortController>();
   #inFlight = 0;
   #isDraining = false;
   #isClosed = false;
 
-  constructor(options: ChannelsOptions, peer: Peer, carrier: Carrier, onClose: () => void) {
+  constructor(options: ChannelsOptions, origin: Origin, carrier: Carrier, onClose: () => void) {
     this.#options = options;
-    this.#peer = peer;
+    this.#origin = origin;
     this.#carrier = carrier;
     this.#onClose = onClose;
   }
 
-  /** Requests that are being worked on, and that end by themselves. */
+  /** Requests that are being worked on. */
   get inFlight(): number {
     return this.#inFlight;
   }
@@ -171,7 +156,7 @@ export class Channel {
       return undefined;
     } catch (error) {
       return classified.kind === 'request'
-        ? refusalOf(classified.message.id, error)
+        ? refusalOf(classified.message.id, error, isModernMessage(classified.message) ? 'modern' : 'legacy')
         : { ...refusalOf(null, error), isUnasked: true };
     }
   }
@@ -185,8 +170,6 @@ export class Channel {
   /** Ends the connection when what is in flight has been answered; new requests are refused by then. */
   drain(): void {
     this.#isDraining = true;
-    // These end with their client only.
-    for (const { abort, method } of this.#modern.values()) if (method === listenMethod) abort.abort();
     this.#endIfDrained();
   }
 
@@ -194,7 +177,7 @@ export class Channel {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    for (const { abort } of this.#modern.values()) abort.abort('The client went away');
+    for (const abort of this.#modern.values()) abort.abort('The client went away');
     for (const release of this.#releases) release();
     if (this.#session) this.#options.sessions.end(this.#session);
     this.#onClose();
@@ -281,9 +264,10 @@ export class Channel {
         hint: 'Open another connection for another session.',
       });
     }
+    const { scope, principal } = this.#origin;
     let session: Session | undefined;
     this.#opening = this.#answer(async () => {
-      const begun = await this.#options.gateway.initialize(request, this.#peer.scope, principal);
+      const begun = await this.#options.gateway.initialize(request, scope, principal);
       session = begun.session;
       return begun.response;
     }).then(() => {
@@ -323,36 +307,34 @@ export class Channel {
   #takeModern(request: Request): void {
     const { gateway } = this.#options;
     checkAccepting(this.#options);
-    if (!gateway.modern) throw modernUnsupported();
     if (this.#modern.size >= maxInFlight) throw tooMany();
     const key = idKey(request.id);
-    const call = { abort: new AbortController(), method: request.method };
-    const { signal } = call.abort;
-    this.#modern.set(key, call);
-    const from = { scope: this.#peer.scope, principal, client: this.#peer.client };
-    const isEndless = request.method === listenMethod;
+    const abort = new AbortController();
+    const { signal } = abort;
+    this.#modern.set(key, abort);
     void this.#answer(async (stream) => {
-      const reply = await replyTo(request.id, gateway.modern!(request, from, stream, signal));
+      const reply = await replyTo(
+        request.id,
+        gateway.modern(request, this.#origin, stream, signal),
+        'modern',
+      );
       // A client that used an id twice has the later call under it.
-      if (this.#modern.get(key) === call) this.#modern.delete(key);
+      if (this.#modern.get(key) === abort) this.#modern.delete(key);
       return signal.aborted ? undefined : reply;
-    }, isEndless);
+    });
   }
 
   /** Whether it was about a modern request. */
   #cancelModern({ method, params }: Notification): boolean {
     if (method !== 'notifications/cancelled' || !isId(params?.requestId)) return false;
-    const call = this.#modern.get(idKey(params.requestId));
-    call?.abort.abort(params.reason ?? 'The client cancelled it');
-    return call !== undefined;
+    const abort = this.#modern.get(idKey(params.requestId));
+    abort?.abort(params.reason ?? 'The client cancelled it');
+    return abort !== undefined;
   }
 
   /** Sends what `work` gives. Its stream goes silent with it: what comes later belongs to no request. */
-  async #answer(
-    work: (stream: Stream) => Promise<Reply | (Reply | undefined)[] | undefined>,
-    isEndless = false,
-  ): Promise<void> {
-    if (!isEndless) this.#inFlight += 1;
+  async #answer(work: (stream: Stream) => Promise<Reply | (Reply | undefined)[] | undefined>): Promise<void> {
+    this.#inFlight += 1;
     let isOpen = true;
     const stream: Stream = {
       send: (message) => isOpen && this.#write(textOf(message)),
@@ -366,7 +348,7 @@ export class Channel {
     if (Array.isArray(replies)) {
       if (replies.length > 0) this.#write(`[${replies.map(textOf).join(',')}]`);
     } else if (replies) this.#write(textOf(replies));
-    if (!isEndless) this.#inFlight -= 1;
+    this.#inFlight -= 1;
     this.#endIfDrained();
   }
 
@@ -379,21 +361,24 @@ export class Channel {
   }
 }
 
-const listenMethod = 'subscriptions/listen';
 const shuttingDown = 'The gateway is shutting down';
 
 /** The reply, or the error that came in its place. */
-async function replyTo(id: Id, reply: Promise<Reply | undefined>): Promise<Reply | undefined> {
+async function replyTo(
+  id: Id,
+  reply: Promise<Reply | undefined>,
+  era: Era = 'legacy',
+): Promise<Reply | undefined> {
   try {
     return await reply;
   } catch (error) {
-    return failureOf(id, error);
+    return failureOf(id, error, era);
   }
 }
 
-function refusalOf(id: Id | null, thrown: unknown): Refusal {
+function refusalOf(id: Id | null, thrown: unknown, era: Era = 'legacy'): Refusal {
   const { httpStatus } = asGatewayError(thrown);
-  return { status: httpStatus, message: failureOf(id, thrown), isUnasked: false };
+  return { status: httpStatus, message: failureOf(id, thrown, era), isUnasked: false };
 }
 
 function checkAccepting({ isAccepting }: Pick<ChannelsOptions, 'isAccepting'>): void {
@@ -409,10 +394,4 @@ const notInitialized = () =>
 const tooMany = () =>
   new GatewayError('queue_full', `This connection has ${maxInFlight} messages waiting.`, {
     hint: 'Wait for some of them to be answered.',
-  });
-
-const modernUnsupported = () =>
-  new GatewayError('version_unsupported', 'Requests of protocol version 2026-07-28 are not supported yet.', {
-    hint: `Send initialize; supported are ${legacyVersions.join(', ')}.`,
-    data: { supported: legacyVersions },
   });

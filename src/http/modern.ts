@@ -89,7 +89,8 @@ function statusOf(reply: Reply): number {
   return Object.values<number>(modernCodes).includes(code) ? 400 : 200;
 }
 
-function originOf({ headers }: IncomingMessage, scope: Scope): Origin {
+/** Who sends a request of the modern era. */
+export function originOf({ headers }: IncomingMessage, scope: Scope): Origin {
   const client = headers[clientHeader];
   if (client === undefined) return { scope, principal };
   if (typeof client !== 'string' || client.length > maxClientLength) {

@@ -6,6 +6,7 @@ import type { Scope } from '../gateway/gateway.ts';
 import { parseMessage } from '../protocol/jsonrpc.ts';
 import { checkJson, readBody } from './body.ts';
 import type { Channel, Channels } from './channel.ts';
+import { originOf } from './modern.ts';
 import { acceptedOf, answer } from './replies.ts';
 import { type StreamKeeper, sseHeaders } from './sse.ts';
 
@@ -64,14 +65,10 @@ export class SsePair {
       });
     }
     channels.checkRoom();
-    const client = incoming.headers['mcp-gateway-client'];
-    const channel = channels.open(
-      { scope, ...(typeof client === 'string' && { client }) },
-      {
-        write: (text) => keeper.write(outgoing, `event: message\ndata: ${text}\n\n`),
-        end: () => keeper.end(outgoing),
-      },
-    );
+    const channel = channels.open(originOf(incoming, scope), {
+      write: (text) => keeper.write(outgoing, `event: message\ndata: ${text}\n\n`),
+      end: () => keeper.end(outgoing),
+    });
     const id = randomBytes(24).toString('base64url');
     this.#streams.set(id, { channel, scope });
     outgoing.on('close', () => {

@@ -4,10 +4,11 @@ import type { RawData, WebSocket, WebSocketServer } from 'ws';
 import { type Clock, sleep, systemClock } from '../base/async.ts';
 import { asGatewayError, GatewayError } from '../base/errors.ts';
 import { failureOf } from '../gateway/failure.ts';
-import type { Scope } from '../gateway/gateway.ts';
+import type { Origin, Scope } from '../gateway/gateway.ts';
 import type { Events } from '../observability/events.ts';
 import { parseMessage } from '../protocol/jsonrpc.ts';
 import type { Channel, Channels } from './channel.ts';
+import { originOf } from './modern.ts';
 
 /** What the endpoint works with. */
 export interface WebSocketOptions {
@@ -62,11 +63,12 @@ export class WebSocketEndpoint {
     try {
       this.#options.checkScope(scope);
       this.#options.channels.checkRoom();
+      const origin = originOf(incoming, scope);
       this.#server ??= this.#load();
       const server = await this.#server;
       server.handleUpgrade(incoming, socket, head, (webSocket) => {
         socket.off('error', onError);
-        this.#serve(webSocket, incoming, scope);
+        this.#serve(webSocket, origin);
       });
     } catch (error) {
       refuseUpgrade(socket, asGatewayError(error));
@@ -97,15 +99,11 @@ export class WebSocketEndpoint {
     return server;
   }
 
-  #serve(socket: WebSocket, incoming: IncomingMessage, scope: Scope): void {
-    const client = incoming.headers['mcp-gateway-client'];
-    const channel = this.#options.channels.open(
-      { scope, ...(typeof client === 'string' && { client }) },
-      {
-        write: (text) => this.#write(socket, text),
-        end: (reason) => this.#shut(socket, closeCodes.goingAway, reason),
-      },
-    );
+  #serve(socket: WebSocket, origin: Origin): void {
+    const channel = this.#options.channels.open(origin, {
+      write: (text) => this.#write(socket, text),
+      end: (reason) => this.#shut(socket, closeCodes.goingAway, reason),
+    });
     const watched: Watched = { channel, silentRounds: 0, unreadBytes: 0 };
     this.#sockets.set(socket, watched);
     const onSign = () => {

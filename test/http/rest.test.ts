@@ -154,17 +154,12 @@ describe('the plain routes', () => {
     if (code === 'server_unknown') expect(answer.body.hint).toContain('everything');
   });
 
-  it.each([
-    '/metrics',
-    '/events',
-    '/openapi.json',
-    '/docs',
-    '/config',
-    '/reload',
-    '/dashboard',
-  ])('%s is a 404 problem as long as there is nothing behind it', async (path) => {
-    expect(await get(path)).toMatchObject({ status: 404, type: 'application/problem+json' });
-  });
+  it.each(['/metrics', '/events', '/openapi.json', '/docs', '/config', '/reload', '/dashboard'])(
+    '%s is a 404 problem as long as there is nothing behind it',
+    async (path) => {
+      expect(await get(path)).toMatchObject({ status: 404, type: 'application/problem+json' });
+    },
+  );
 
   it('refuse arguments that are none', async () => {
     expect((await call('/everything/tools/echo', '[1]')).status).toBe(400);

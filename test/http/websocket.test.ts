@@ -191,6 +191,106 @@ describe('a client over WebSocket', () => {
   });
 });
 
+describe('a modern client over WebSocket', () => {
+  const modern = (id: unknown, method: string, params: object = {}) => ({
+    jsonrpc: '2.0',
+    id,
+    method,
+    params: {
+      ...params,
+      _meta: {
+        'io.modelcontextprotocol/protocolVersion': '2026-07-28',
+        'io.modelcontextprotocol/clientInfo': info,
+        'io.modelcontextprotocol/clientCapabilities': {},
+      },
+    },
+  });
+  const call = (id: unknown, name: string, args: object) =>
+    modern(id, 'tools/call', { name, arguments: args });
+
+  it('needs no handshake, and shares its socket with a legacy session', async () => {
+    const raw = await RawSocket.open('/tiny/mcp');
+    raw.send(modern('a', 'server/discover'));
+    expect((await raw.answered('a')).result.supportedVersions).toContain('2026-07-28');
+    raw.send(call('b', 'echo', { text: 'modern' }));
+    expect((await raw.answered('b')).result).toMatchObject({
+      resultType: 'complete',
+      content: [{ text: 'modern' }],
+    });
+    await raw.initialize();
+    raw.send({
+      jsonrpc: '2.0',
+      id: 'c',
+      method: 'tools/call',
+      params: call(0, 'echo', { text: 'legacy' }).params,
+    });
+    raw.send({ ...ping, method: 'tools/call', params: { name: 'echo', arguments: { text: 'legacy' } } });
+    const { result } = await raw.answered(1);
+    expect(result.content[0].text).toBe('legacy');
+    expect(result).not.toHaveProperty('resultType');
+    await raw.answered('c');
+    await raw.close();
+  });
+
+  it('gets errors in the words of its era', async () => {
+    const raw = await RawSocket.open();
+    const { params } = modern(0, 'ping');
+    raw.send({
+      ...modern(1, 'server/discover'),
+      params: { _meta: { ...params._meta, 'io.modelcontextprotocol/protocolVersion': '2099-01-01' } },
+    });
+    expect((await raw.answered(1)).error.code).toBe(-32022);
+    raw.send(modern(2, 'nonsense'));
+    expect((await raw.answered(2)).error.code).toBe(-32601);
+    await raw.close();
+  });
+
+  it('cancels a call by its id, and all of them by closing the socket', async () => {
+    await using other = await startGateway({ servers: { everything: {} } });
+    await other.settled();
+    const leases = () => instancesOf('everything', other)[0]?.leases ?? 0;
+    const raw = await RawSocket.open('/everything/mcp', other);
+    for (const id of [1, 'two', 3]) raw.send(call(id, 'sleep', { ms: 60_000 }));
+    await until(() => leases() === 3, 'three calls run');
+    raw.send({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: 'two' } });
+    await until(() => leases() === 2, 'two calls run');
+    raw.send(modern(4, 'server/discover'));
+    await raw.answered(4);
+    expect(raw.messages).toHaveLength(1);
+    raw.socket.terminate();
+    await until(() => leases() === 0, 'no call runs');
+  });
+
+  it('listens more than once on its socket, until it cancels or the gateway ends', async () => {
+    await using other = await startGateway({ servers: { everything: {} } });
+    await other.settled();
+    const raw = await RawSocket.open('/everything/mcp', other);
+    const listen = (id: string, notifications: object) =>
+      raw.send(modern(id, 'subscriptions/listen', { notifications }));
+    const told = (id: string) =>
+      raw.messages
+        .filter(({ params }) => params?._meta?.['io.modelcontextprotocol/subscriptionId'] === id)
+        .map(({ method }) => method);
+    listen('tools', { toolsListChanged: true });
+    listen('prompts', { promptsListChanged: true });
+    await until(() => told('tools').length + told('prompts').length === 2, 'both are acknowledged');
+    raw.send(call(1, 'add_tool', { name: 'another' }));
+    raw.send(call(2, 'add_prompt', { name: 'another' }));
+    await until(() => told('tools').length === 2 && told('prompts').length === 2, 'each is told');
+    expect(told('tools')[1]).toBe('notifications/tools/list_changed');
+    expect(told('prompts')[1]).toBe('notifications/prompts/list_changed');
+    raw.send({ jsonrpc: '2.0', method: 'notifications/cancelled', params: { requestId: 'tools' } });
+    raw.send(call(3, 'add_tool', { name: 'one-more' }));
+    await raw.answered(3);
+    const drained = other.app.drain();
+    expect(await raw.answered('prompts')).toHaveProperty('result');
+    expect((await raw.closed).code).toBe(1001);
+    await drained;
+    expect(told('tools')).toHaveLength(2);
+    expect(raw.messages.some(({ id }) => id === 'tools')).toBe(false);
+  });
+});
+
 describe('messages on a socket', () => {
   it('are answered with errors where they cannot be taken, and the socket goes on', async () => {
     const raw = await RawSocket.open();
@@ -332,6 +432,7 @@ describe('a socket', () => {
         notification: unused,
         response: unused,
         listen: unused,
+        modern: unused,
       },
       sessions,
       maxChannels: 10,
