@@ -22,7 +22,7 @@ export interface AskedCall {
 }
 
 export interface ClientQuestionsOptions {
-  /** After this long a question is declined. */
+  /** After this long a question is declined, unless its call says otherwise. */
   clientTimeoutMs: number;
   clock: Clock;
   /** Writes to the server. */
@@ -88,8 +88,14 @@ export class ClientQuestions {
     return this.#unattributed > 0;
   }
 
-  /** Asks the client of `call`, or the session whose call is not known. */
-  put(request: Request, capability: ClientCapability, call: AskedCall | undefined, ask: Ask): void {
+  /** Asks the client of `call`, or the session whose call is not known; declines after `limitMs`, if that is given. */
+  put(
+    request: Request,
+    capability: ClientCapability,
+    call: AskedCall | undefined,
+    ask: Ask,
+    limitMs?: number,
+  ): void {
     const { clientTimeoutMs, clock, tell, onAnswered } = this.#options;
     const { id } = request;
     const key = idKey(id);
@@ -112,7 +118,7 @@ export class ClientQuestions {
       if (!end()) return;
       tell(declined(id, capability));
       abort.abort(new Error('The client did not answer in time'));
-    }, clientTimeoutMs);
+    }, limitMs ?? clientTimeoutMs);
     this.#open.set(key, question);
     if (call) call.questions += 1;
     else this.#unattributed += 1;

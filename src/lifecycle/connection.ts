@@ -1,11 +1,10 @@
 import type { Clock } from '../base/async.ts';
 import { GatewayError } from '../base/errors.ts';
 import type { ClientCapability, ServerConfig } from '../config/schema.ts';
-import { latestLegacyVersion } from '../protocol/eras.ts';
+import type { Era } from '../protocol/eras.ts';
 import {
   failure,
   type Id,
-  isObject,
   type Message,
   type Notification,
   type Params,
@@ -13,8 +12,9 @@ import {
   type Response,
   success,
 } from '../protocol/jsonrpc.ts';
+import type { ClientContext } from '../protocol/modern.ts';
 import { type Exit, type Instance, type Noise, NotWritten } from '../runtimes/runtime.ts';
-import { type Ask, ClientQuestions, capabilityFor, declared, declined } from './client-questions.ts';
+import { type Ask, ClientQuestions, capabilityFor, declined } from './client-questions.ts';
 import {
   crashed,
   endedBeforeReady,
@@ -24,6 +24,7 @@ import {
   sizeText,
   withoutSecrets,
 } from './diagnosis.ts';
+import { addressed, discover, handshakeFrom, initialize, lifeSign, listen, opening } from './dialect.ts';
 import { FloodGuard } from './flood-guard.ts';
 import { GivenUpCalls } from './given-up-calls.ts';
 import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
@@ -73,8 +74,15 @@ const floodPerSecond = 2000;
 const floodLineBytes = 4096;
 /** Messages between the start of an instance and the moment when it can be written to. */
 const maxEarlyMessages = 1000;
-/** The end of `initialize` by cancellation is forbidden (specification, basic, utilities, cancellation). */
-const initialize = 'initialize';
+
+/** A listen of the gateway's own at a modern server. */
+export interface OpenListen {
+  /** Stamped on its notifications. */
+  readonly id: number;
+  /** Resolves when the server has ended it, rejects as a call does. */
+  readonly over: Promise<Outcome>;
+  cancel(): void;
+}
 
 /** A request that waits for its answer. Its id on this connection is also its progress token there. */
 interface Pending {
@@ -107,6 +115,8 @@ export class Connection {
   readonly #server: ServerConfig;
   readonly #clock: Clock;
   readonly #owner: ConnectionOwner;
+  /** Who a modern server is told is asking when it is the gateway itself. */
+  readonly #self: ClientContext;
   readonly #flood: FloodGuard;
   readonly #pending = new Map<number, Pending>();
   readonly #questions: ClientQuestions;
@@ -121,6 +131,8 @@ export class Connection {
   #calls = 0;
   #answered = 0;
   #heard = 0;
+  /** undefined: it is just being found out. */
+  #era: Era | undefined;
   #isReady = false;
   #isUnwritable = false;
   #isClosed = false;
@@ -133,6 +145,7 @@ export class Connection {
     this.#server = options.server;
     this.#clock = options.clock;
     this.#owner = options.owner;
+    this.#self = { capabilities: {}, info: { name: 'mcp-gateway', version: options.version } };
     this.#givenUp = new GivenUpCalls(options.clock);
     this.#questions = new ClientQuestions({
       clientTimeoutMs: options.server.timeouts.clientMs,
@@ -181,50 +194,28 @@ export class Connection {
   }
 
   /**
-   * Introduces the gateway. Rejects with `handshake_failed` when the server answers with an error, `handshake_timeout`
-   * (bare, for the caller to explain), or as a call does when it dies.
+   * Opens the conversation with a server of a known era. Rejects with `handshake_failed` when the server answers with an error,
+   * `handshake_timeout`, or as a call does when it dies.
    */
-  async handshake(): Promise<Handshake> {
-    const outcome = await this.ask(
-      initialize,
-      {
-        protocolVersion: latestLegacyVersion,
-        capabilities: declared(this.#options.capabilities),
-        clientInfo: { name: 'mcp-gateway', version: this.#options.version },
-      },
-      this.#server.timeouts.handshakeMs,
-    );
-    if ('error' in outcome) {
-      throw new GatewayError(
-        'handshake_failed',
-        `Server ${this.#server.name} answered initialize with an error: ${outcome.error.message} (${outcome.error.code})`,
-        {
-          server: this.#server.name,
-          hint: 'Check the version of the server: it must speak MCP 2025-11-25 or earlier.',
-        },
-      );
-    }
-    const result: unknown = outcome.result;
-    if (!isObject(result)) {
-      throw new GatewayError(
-        'handshake_failed',
-        `Server ${this.#server.name} answered initialize with ${JSON.stringify(result).slice(0, 100)}, expected an object`,
-        {
-          server: this.#server.name,
-          hint: 'The result has protocolVersion, capabilities and serverInfo; the server’s author can mend that.',
-        },
-      );
-    }
-    const { protocolVersion, capabilities: offered, serverInfo, instructions } = outcome.result;
+  async handshake(era: Era): Promise<Handshake> {
+    this.#era = era;
+    return this.settle(era, await this.open(era, this.#server.timeouts.handshakeMs));
+  }
+
+  /** Sends the first request of an era. Until `settle` what the server says by itself reaches nobody. */
+  open(era: Era, timeoutMs: number): Promise<Outcome> {
+    const { capabilities } = this.#options;
+    const { method, params = {} } = opening(era, { capabilities, self: this.#self });
+    return this.ask(method, params, timeoutMs);
+  }
+
+  /** Takes the answer to `open`: from here on the conversation is of this era. Throws `handshake_failed`. */
+  settle(era: Era, outcome: Outcome): Handshake {
+    const handshake = handshakeFrom(era, this.#server, outcome);
+    this.#era = era;
     this.#isReady = true;
-    this.#tell({ jsonrpc: '2.0', method: 'notifications/initialized' });
-    return {
-      // Servers answer old and unknown versions; what they say is kept, and one that says nothing speaks the oldest.
-      protocolVersion: typeof protocolVersion === 'string' ? protocolVersion : '2024-11-05',
-      capabilities: asParams(offered),
-      serverInfo: asParams(serverInfo),
-      ...(typeof instructions === 'string' ? { instructions } : {}),
-    };
+    if (era === 'legacy') this.#tell({ jsonrpc: '2.0', method: 'notifications/initialized' });
+    return handshake;
   }
 
   /** A request of a client, of the session `caller` if it has one, or of upkeep. Errors: see `CallOptions`. */
@@ -240,6 +231,25 @@ export class Connection {
   /** A request of the gateway itself. */
   ask(method: string, params: Params, timeoutMs: number): Promise<Outcome> {
     return this.#request({ method, params }, undefined, 'own', undefined, timeoutMs);
+  }
+
+  /** Asks for a sign of life. An error is one, too. */
+  askForLife(): Promise<Outcome> {
+    return this.ask(lifeSign[this.#era ?? 'legacy'], {}, this.#server.timeouts.handshakeMs);
+  }
+
+  /** Asks a modern server to tell what changes; it has no deadline and is no call. */
+  listen(notifications: Params): OpenListen {
+    const abort = new AbortController();
+    const id = this.#nextId;
+    const over = this.#request(
+      { method: listen, params: { notifications } },
+      { signal: abort.signal },
+      'own',
+      undefined,
+      Number.POSITIVE_INFINITY,
+    );
+    return { id, over, cancel: () => abort.abort('no longer needed') };
   }
 
   /** Rejects with `NotWritten` when the instance is gone. */
@@ -328,6 +338,7 @@ export class Connection {
       token = meta.progressToken as Id;
       params = { ...params, _meta: { ...meta, progressToken: id } };
     }
+    if (this.#era === 'modern') params = addressed(params, options?.client, this.#self);
     return new Promise((resolve, reject) => {
       const deadlineMs = this.#clock.now() + timeoutMs;
       const pending: Pending = {
@@ -369,7 +380,8 @@ export class Connection {
     }
     this.#remove(pending);
     if (pending.kind === 'call') this.#answered += 1;
-    pending.resolve('error' in response ? { error: response.error } : { result: response.result });
+    const era = this.#era;
+    pending.resolve('error' in response ? { era, error: response.error } : { era, result: response.result });
     if (!this.#suspects.isEmpty) this.#judgeSuspects();
   }
 
@@ -382,7 +394,7 @@ export class Connection {
     this.#remove(pending);
     pending.reject(
       new GatewayError(
-        pending.method === initialize ? 'handshake_failed' : 'upstream_error',
+        this.#isOpening(pending) ? 'handshake_failed' : 'upstream_error',
         `Server ${name} answered ${pending.method} with what is no JSON-RPC response: ${withoutSecrets(this.#server, text)}`,
         {
           server: name,
@@ -408,9 +420,13 @@ export class Connection {
   /** Nobody waits for this answer any more; the server is told. */
   #giveUp(pending: Pending, error: GatewayError, reason?: unknown): void {
     if (!this.#pending.has(pending.id)) return;
+    const isLogged = pending.options?.client?.logLevel !== undefined;
     this.#remove(pending);
-    if (pending.kind === 'call') this.#givenUp.add(pending.id, pending.caller);
-    if (pending.method !== initialize) {
+    if (pending.kind === 'call' && (this.#era !== 'modern' || isLogged)) {
+      this.#givenUp.add(pending.id, pending.caller);
+    }
+    // To cancel the handshake is forbidden (specification 2025-11-25, basic, utilities, cancellation).
+    if (!this.#isOpening(pending)) {
       const text = typeof reason === 'string' ? reason : error.message;
       this.#tell({
         jsonrpc: '2.0',
@@ -429,7 +445,7 @@ export class Connection {
         if (!this.#isClosed) this.#owner.onUnwritable();
       }
       // The handshake of a server that ended at once waits for the report of its end.
-      if (!this.#pending.has(pending.id) || pending.method === initialize) return;
+      if (!this.#pending.has(pending.id) || this.#isOpening(pending)) return;
       this.#remove(pending);
       pending.reject(error);
       return;
@@ -472,8 +488,8 @@ export class Connection {
       this.#giveUp(pending, this.#tooLarge());
       return;
     }
-    if (pending.method === initialize) {
-      this.#giveUp(pending, neverReady(this.#remains(undefined), this.#firstGarbage));
+    if (this.#isOpening(pending)) {
+      this.#giveUp(pending, neverReady(this.#remains(undefined), pending.method, this.#firstGarbage));
       return;
     }
     this.#giveUp(
@@ -487,6 +503,11 @@ export class Connection {
     if (pending.kind === 'own') return;
     // One that hangs would let every later call wait as long.
     this.#checkLife(this.#hanging());
+  }
+
+  /** Whether it is the first request, which an instance must answer to be ready. */
+  #isOpening({ method }: Pending): boolean {
+    return !this.#isReady && (method === initialize || method === discover);
   }
 
   #isAsking(pending: Pending): boolean {
@@ -514,7 +535,14 @@ export class Connection {
       return;
     }
     if (method === 'notifications/cancelled') {
-      this.#questions.withdraw(params?.requestId as Id);
+      if (this.#era === 'modern') this.#takeEndOfListen(params?.requestId as number);
+      else this.#questions.withdraw(params?.requestId as Id);
+      return;
+    }
+    // It may be thrown away yet.
+    if (!this.#era) return;
+    if (method === 'notifications/message' && this.#era === 'modern') {
+      this.#soleLogged()?.options?.onNotification?.(notification);
       return;
     }
     if (method === 'notifications/message') {
@@ -525,6 +553,25 @@ export class Connection {
       return;
     }
     this.#owner.onNotification(notification);
+  }
+
+  /** The server has ended a listen of ours; it asks nothing that it could take back. */
+  #takeEndOfListen(id: number): void {
+    const pending = this.#pending.get(id);
+    if (pending?.method !== listen) return;
+    this.#remove(pending);
+    pending.resolve({ era: 'modern', result: {} });
+  }
+
+  /** The one call that a modern server may log for: none that nobody asked to be told of, and no line that may be another's. */
+  #soleLogged(): Pending | undefined {
+    let sole: Pending | undefined;
+    for (const pending of this.#pending.values()) {
+      if (pending.options?.client?.logLevel === undefined) continue;
+      if (sole) return undefined;
+      sole = pending;
+    }
+    return sole && !this.#givenUp.anyOfOthers(sole.caller) ? sole : undefined;
   }
 
   /** The one call that can be meant, undefined when there is none or another client's may be. */
@@ -538,11 +585,12 @@ export class Connection {
 
   #takeRequest(request: Request): void {
     const { id, method } = request;
-    if (method === 'ping') {
+    if (method === 'ping' && this.#era !== 'modern') {
       this.#tell(success(id, {}));
       return;
     }
-    const capability = capabilityFor(method);
+    // The modern era has no requests of servers; one that has not told its era yet may be thrown away.
+    const capability = this.#era === 'legacy' ? capabilityFor(method) : undefined;
     if (!capability) {
       this.#tell(failure(id, { code: -32601, message: `Method not found: ${method}` }));
       return;
@@ -569,7 +617,7 @@ export class Connection {
       this.#tell(declined(id, capability));
       return;
     }
-    this.#questions.put(request, capability, call, ask);
+    this.#questions.put(request, capability, call, ask, call?.options?.questionLimitMs);
   }
 
   // A server that writes too much
@@ -613,7 +661,7 @@ export class Connection {
   /** Asks for a sign of life: an instance that says nothing at all is given up. */
   #checkLife(verdict: GatewayError): void {
     const heard = this.#heard;
-    this.ask('ping', {}, this.#server.timeouts.handshakeMs).catch(() => {
+    this.askForLife().catch(() => {
       if (this.#heard === heard) this.#condemn(verdict);
     });
   }
@@ -669,7 +717,9 @@ export class Connection {
       isReported = true;
       cancelTimer();
       const remains = this.#remains(exit, cause);
-      const error = this.#isReady ? crashed(remains) : endedBeforeReady(remains);
+      const error = this.#isReady
+        ? crashed(remains)
+        : endedBeforeReady(remains, this.#era === 'modern' ? discover : initialize);
       this.#settleAll(error);
       this.#owner.onCrash(error);
     };
@@ -730,5 +780,3 @@ function isNoAnswer(beginning: string): boolean {
     beginning,
   );
 }
-
-const asParams = (value: unknown): Params => (isObject(value) ? value : {});

@@ -1,3 +1,4 @@
+import { eraOf } from '../protocol/eras.ts';
 import { logLevels } from '../protocol/log-levels.ts';
 import type { Handshake } from './lease.ts';
 
@@ -79,7 +80,9 @@ export class DesiredState {
   applyLevelTo(instance: Instructed, only?: Only): void {
     const level = this.level(only);
     if (instance.state !== 'ready' || level === undefined || instance.level === level) return;
-    if (!instance.handshake!.capabilities.logging) return;
+    const { capabilities, protocolVersion } = instance.handshake!;
+    // A modern server is told the level with each request.
+    if (!capabilities.logging || eraOf(protocolVersion) === 'modern') return;
     instance.level = level;
     instance.ask('logging/setLevel', { level });
   }

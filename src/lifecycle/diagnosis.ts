@@ -33,12 +33,12 @@ export function crashed(remains: Remains): GatewayError {
   );
 }
 
-/** An instance ended before it answered the handshake. */
-export function endedBeforeReady(remains: Remains): GatewayError {
+/** An instance ended before it answered the first request, `opening`. */
+export function endedBeforeReady(remains: Remains, opening: string): GatewayError {
   const { server, instance, exit } = remains;
   return new GatewayError(
     exit?.outOfMemory ? 'out_of_memory' : 'start_failed',
-    `Server ${server.name} ended before it answered initialize (${instance}${reason(exit)}).${lastLines(remains)}`,
+    `Server ${server.name} ended before it answered ${opening} (${instance}${reason(exit)}).${lastLines(remains)}`,
     {
       ...details(remains),
       hint: exit?.hint ?? (exit?.outOfMemory ? nextStep(remains) : mendStart(remains)),
@@ -46,14 +46,14 @@ export function endedBeforeReady(remains: Remains): GatewayError {
   );
 }
 
-/** An instance runs and did not answer the handshake in time. `noise` is the first line on stdout that is no message. */
-export function neverReady(remains: Remains, noise: string | undefined): GatewayError {
+/** An instance runs and did not answer the first request, `opening`, in time. `noise` is the first line on stdout that is no message. */
+export function neverReady(remains: Remains, opening: string, noise: string | undefined): GatewayError {
   const { server, instance } = remains;
   const limitMs = server.timeouts.handshakeMs;
   const garbage = noise === undefined ? '' : ` Its stdout has text that is no JSON-RPC: "${noise}".`;
   return new GatewayError(
     'handshake_timeout',
-    `Server ${server.name} runs (${instance}) but did not answer initialize within ${seconds(limitMs)}.${garbage}${lastLines(remains)}`,
+    `Server ${server.name} runs (${instance}) but did not answer ${opening} within ${seconds(limitMs)}.${garbage}${lastLines(remains)}`,
     {
       ...details(remains),
       hint:

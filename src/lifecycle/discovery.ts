@@ -1,5 +1,6 @@
 import { type Clock, systemClock } from '../base/async.ts';
 import { GatewayError } from '../base/errors.ts';
+import { eraOf } from '../protocol/eras.ts';
 import type { Params } from '../protocol/jsonrpc.ts';
 import { NotWritten } from '../runtimes/runtime.ts';
 import { seconds, sizeText } from './diagnosis.ts';
@@ -15,6 +16,15 @@ export interface Reading extends Handshake {
   resources: Entry[];
   resourceTemplates: Entry[];
   prompts: Entry[];
+  /** How long each list may be kept, where the server says it. */
+  caching?: Partial<Record<ListKey, Caching>>;
+}
+
+type ListKey = 'tools' | 'prompts' | 'resources' | 'resourceTemplates';
+
+interface Caching {
+  ttlMs: number;
+  cacheScope: 'public' | 'private';
 }
 
 export interface ReadOptions {
@@ -99,7 +109,12 @@ export class Discovery {
     // Servers that declare nothing at all answer tools/list more often than not.
     const hasTools = capabilities.tools || !(capabilities.resources || capabilities.prompts);
     const room: Room = { chars: maxListChars, untilMs: this.#clock.now() + readLimitMs };
-    const list = (method: string, key: string) => this.#readList(server, lease, method, key, room, signal);
+    const caching: Reading['caching'] = eraOf(handshake.protocolVersion) === 'modern' ? {} : undefined;
+    const list = async (method: string, key: ListKey) => {
+      const { entries, least } = await this.#readList(server, lease, method, key, room, signal);
+      if (caching && least) caching[key] = least;
+      return entries;
+    };
     return {
       ...handshake,
       tools: hasTools ? await list('tools/list', 'tools') : [],
@@ -108,6 +123,7 @@ export class Discovery {
         ? await list('resources/templates/list', 'resourceTemplates')
         : [],
       prompts: capabilities.prompts ? await list('prompts/list', 'prompts') : [],
+      ...(caching && { caching }),
     };
   }
 
@@ -115,15 +131,17 @@ export class Discovery {
     server: string,
     lease: Lease,
     method: string,
-    key: string,
+    key: ListKey,
     room: Room,
     signal: AbortSignal,
-  ): Promise<Entry[]> {
+  ): Promise<{ entries: Entry[]; least: Caching | undefined }> {
+    let least: Caching | undefined;
     const entries: Entry[] = [];
     const seen = new Set<unknown>();
     for (let cursor: unknown; ; ) {
       const result = await this.#readPage(server, lease, method, cursor, room, signal);
-      if (!result) return entries;
+      if (!result) return { entries, least };
+      least = leastOf(least, result);
       const page = result[key];
       if (page !== undefined && !Array.isArray(page)) {
         throw failed(server, `answered ${method} without a list of ${key}`);
@@ -135,7 +153,9 @@ export class Discovery {
       for (const entry of page ?? []) if (typeof entry === 'object' && entry !== null) entries.push(entry);
       cursor = result.nextCursor;
       // A cursor that was given before leads in a circle: everything has been read.
-      if (cursor === undefined || cursor === null || cursor === '' || seen.has(cursor)) return entries;
+      if (cursor === undefined || cursor === null || cursor === '' || seen.has(cursor)) {
+        return { entries, least };
+      }
       seen.add(cursor);
       if (seen.size >= maxPages || entries.length > maxEntries) {
         throw failed(
@@ -176,6 +196,16 @@ export class Discovery {
       cancelTimer();
     }
   }
+}
+
+/** The shorter time, and private if either is; a page that does not say is not to be kept. */
+function leastOf(before: Caching | undefined, { ttlMs, cacheScope }: Params): Caching {
+  const isTime = typeof ttlMs === 'number' && ttlMs > 0;
+  return {
+    ttlMs: Math.min(before?.ttlMs ?? Number.MAX_SAFE_INTEGER, isTime ? ttlMs : 0),
+    cacheScope:
+      cacheScope === 'public' && (before?.cacheScope ?? 'public') === 'public' ? 'public' : 'private',
+  };
 }
 
 function failed(server: string, what: string): GatewayError {

@@ -3,6 +3,7 @@ import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { Store } from '../base/store.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { Events } from '../observability/events.ts';
+import type { Era } from '../protocol/eras.ts';
 import type { Notification, Params } from '../protocol/jsonrpc.ts';
 import { NotWritten, type Runtime } from '../runtimes/runtime.ts';
 import { Capacity } from './capacity.ts';
@@ -34,6 +35,8 @@ export interface FleetOptions {
 export interface FleetCallOptions extends LeaseOptions, CallOptions {
   /** The call does no harm when it is done twice (`readOnlyHint`, `idempotentHint`): replayed where `retry: annotated` says so. */
   isReplayable?: boolean;
+  /** Told the lease of each attempt before the call is made on it; what outlives the call needs a hold of its own. */
+  onLease?(lease: Lease): void;
 }
 
 /** A call that no instance took is tried on another one this often. */
@@ -105,6 +108,7 @@ export class Fleet {
     for (let unwritten = 0, replays = 0; ; ) {
       const lease = await this.lease(server, options);
       try {
+        options.onLease?.(lease);
         return await lease.call(request, options);
       } catch (error) {
         if (error instanceof NotWritten) {
@@ -157,6 +161,11 @@ export class Fleet {
   /** The server is known to ask its clients: while it is shared it gets one call at a time. */
   markInteractive(server: string): void {
     this.#pools.get(server)?.markInteractive();
+  }
+
+  /** The era in which a server spoke in an earlier run, and the digest of what ran then: it need not be found out again. */
+  rememberEra(server: string, era: Era, digest: string): void {
+    this.#pools.get(server)?.rememberEra(era, digest);
   }
 
   /** The configuration of every server, in the order of the file. */

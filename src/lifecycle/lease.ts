@@ -15,10 +15,11 @@ export interface Handshake {
 export type Outcome = { era?: Era } & ({ result: Params } | { error: ErrorObject });
 
 /**
- * What a lease is for. `call` counts against concurrency and resets the idle clock. `upkeep` (reading lists) does neither, and an
- * instance that was started for it alone stops when it is released.
+ * What a lease is for. `call` counts against concurrency and resets the idle clock. `hold` (a task that goes on by itself) resets
+ * the idle clock and takes no place. `upkeep` (reading lists) does neither, and an instance that was started for it alone stops when
+ * it is released.
  */
-export type Purpose = 'call' | 'upkeep';
+export type Purpose = 'call' | 'hold' | 'upkeep';
 
 /** Who asks for a lease, and how. */
 export interface LeaseOptions {
@@ -43,6 +44,8 @@ export interface Lease extends Disposable {
   readonly handshake: Handshake;
   call(request: OutgoingRequest, options?: CallOptions): Promise<Outcome>;
   notify(notification: { method: string; params?: Params }): Promise<void>;
+  /** A second hold on the same instance, which outlives this one and takes no place in its concurrency. */
+  hold(): Lease;
   /** Doing it twice is done once. */
   release(): void;
 }
@@ -50,8 +53,10 @@ export interface Lease extends Disposable {
 /** A request without the ids of either side. */
 export interface OutgoingRequest {
   method: string;
-  /** Without the modern era's own keys of `_meta`: an instance of that era is told them from `CallOptions.client`. */
-  /** The client's own `_meta.progressToken` is replaced on the way out and restored on the way back. */
+  /**
+   * Without the modern era's own keys of `_meta`: an instance of that era is told them from `CallOptions.client`. The client's own
+   * `_meta.progressToken` is replaced on the way out and restored on the way back.
+   */
   params?: Params;
 }
 
@@ -79,7 +84,7 @@ export interface CallOptions {
 
 /** What instances say outside of any call; given to the fleet once. */
 export interface InstanceListener {
-  /** `affinity` is the session whose instance it is, undefined for a shared one. */
+  /** `affinity` is the session, or the modern client, whose instance it is, undefined for a shared one. In legacy form in either era. */
   onNotification(server: string, affinity: string | undefined, notification: Notification): void;
   /** Only from an instance that belongs to one session. */
   onRequest(server: string, affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;

@@ -1,15 +1,26 @@
-import { type Clock, type Deferred, deferred, type Semaphore } from '../base/async.ts';
+import { abortable, type Clock, type Deferred, deferred, type Semaphore } from '../base/async.ts';
 import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { ClientCapability, ServerConfig } from '../config/schema.ts';
 import type { Events } from '../observability/events.ts';
+import { type Era, eraOf } from '../protocol/eras.ts';
 import type { Notification, Params, Request } from '../protocol/jsonrpc.ts';
 import type { Instance, Noise, Prepared, PrepareProgress, Runtime } from '../runtimes/runtime.ts';
 import type { Candidate } from './balancer.ts';
 import type { Capacity } from './capacity.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
+import { type Finding, findEra, type KnownEra } from './era.ts';
 import { HealthCheck } from './health.ts';
-import type { CallOptions, Handshake, Lease, Outcome, OutgoingRequest, Purpose } from './lease.ts';
+import {
+  type CallOptions,
+  type Handshake,
+  isSessionAffinity,
+  type Lease,
+  type Outcome,
+  type OutgoingRequest,
+  type Purpose,
+} from './lease.ts';
+import { Listening } from './listening.ts';
 import { becomeReady, prepare, type StartContext, start } from './readiness.ts';
 import { judgeIdle } from './reaper.ts';
 
@@ -56,8 +67,10 @@ export interface MemberOptions {
   server: ServerConfig;
   runtime: Runtime;
   serial: number;
-  /** The session that it belongs to, undefined for a shared one. */
+  /** The session, or the modern client, that it belongs to, undefined for a shared one. */
   affinity: string | undefined;
+  /** Of its server; found out by the first member that is started. */
+  era: KnownEra;
   startedFor: Purpose;
   capacity: Capacity;
   slots: Semaphore;
@@ -74,6 +87,8 @@ const overdue = new GatewayError(
   'internal',
   `The engine took longer than ${seconds(freezeLimitMs)} to freeze or thaw`,
 );
+/** What was started only to be asked has nothing to finish. */
+const triedOutGraceMs = 2000;
 /** How long a stop may take beyond its grace before it is left behind. */
 const stopSlackMs = 15_000;
 const noiseEventsAtOnce = 20;
@@ -93,6 +108,8 @@ export class Member implements Candidate {
   phase: StartPhase = 'waiting';
   /** Open leases of calls. */
   calls = 0;
+  /** Open leases beside calls, which take no place: they hold it, and count as use. */
+  holds = 0;
   /** Open leases of upkeep: they hold it, and do not count as use. */
   upkeep = 0;
   /** When the last call ended, or when it became ready. */
@@ -102,15 +119,20 @@ export class Member implements Candidate {
   /** For servers whose memory matters: the sessions that hold it now, with the number of their leases. */
   readonly holders: Map<string, number> | undefined;
   handshake: Handshake | undefined;
+  /** Of its handshake; legacy until then. */
+  era: Era = 'legacy';
   memoryBytes: number | undefined;
 
   readonly #createdAtMs: number;
   readonly #options: MemberOptions;
-  readonly #connection: Connection;
+  /** That of its instance, or of one that is tried out before. */
+  #connection: Connection;
   readonly #health: HealthCheck;
   readonly #abort = new AbortController();
   readonly #gone: Deferred<void> = deferred();
   #instance: Instance | undefined;
+  /** Of an instance of the modern era. */
+  #listening: Listening | undefined;
   #releasePlace: (() => void) | undefined;
   #isStopping = false;
   #stopReason: StopReason = 'idle';
@@ -135,34 +157,45 @@ export class Member implements Candidate {
     this.gone = this.#gone.promise;
     this.#health = new HealthCheck(
       {
-        isAskable: () => this.state === 'ready' && this.leases === 0,
+        isAskable: () => this.state === 'ready' && this.#atWork === 0,
         heard: () => this.#connection.heard,
-        ask: () => this.#connection.ask('ping', {}, options.server.timeouts.handshakeMs),
+        ask: () => this.#connection.askForLife(),
         // One that has got a call meanwhile shows by that whether it works.
-        onSilence: () => (this.leases === 0 ? this.#connection.giveUp() : this.#health.start()),
+        onSilence: () => (this.#atWork === 0 ? this.#connection.giveUp() : this.#health.start()),
       },
       { intervalMs: options.server.healthCheck.intervalMs, clock: options.clock },
     );
-    const { owner, affinity, server } = options;
-    this.#connection = new Connection({
+    this.#connection = this.#connect();
+  }
+
+  /** A connection for one instance. */
+  #connect(): Connection {
+    const { owner, affinity, server, maxMessageBytes, version, clock } = this.#options;
+    // A modern client has no stream of its own: it is asked during its calls, as clients of a shared instance are.
+    const session = affinity !== undefined && isSessionAffinity(affinity) ? affinity : undefined;
+    return new Connection({
       server,
       capabilities: capabilitiesFor(server, affinity),
-      maxMessageBytes: options.maxMessageBytes,
-      version: options.version,
-      clock: options.clock,
+      maxMessageBytes,
+      version,
+      clock,
       owner: {
         onEnded: () => this.#onEnded(),
         onCrash: (error) => this.#onCrash(error),
-        onUnwritable: () => this.retire('crash'),
+        // While it starts, the report of its end tells more.
+        onUnwritable: () => {
+          if (this.state !== 'starting') this.retire('crash');
+        },
         onCondemned: (error) => this.#onCondemned(error),
         onAmbiguous: () => this.retire('drain'),
         onAsked: () => owner.onAsked(),
         onNoise: (noise) => this.#onNoise(noise),
-        onNotification: (notification) => owner.onNotification(this, notification),
+        onNotification: (notification) => {
+          if (this.#listening) this.#listening.take(notification);
+          else owner.onNotification(this, notification);
+        },
         onRequest:
-          affinity === undefined
-            ? undefined
-            : (request, signal) => owner.onRequest(affinity, request, signal),
+          session === undefined ? undefined : (request, signal) => owner.onRequest(session, request, signal),
       },
     });
   }
@@ -177,6 +210,11 @@ export class Member implements Candidate {
   }
 
   get leases(): number {
+    return this.calls + this.holds + this.upkeep;
+  }
+
+  /** Leases that show by themselves whether it works. */
+  get #atWork(): number {
     return this.calls + this.upkeep;
   }
 
@@ -192,29 +230,21 @@ export class Member implements Candidate {
 
   /** Starts it; how that ends is told to the owner. */
   async start(): Promise<void> {
-    const { server, runtime, clock, events, capacity, slots, owner } = this.#options;
+    const { server, runtime, clock, events, capacity, owner } = this.#options;
     const context: StartContext = { server, runtime, clock, signal: this.#abort.signal };
-    const connection = this.#connection;
     try {
       this.#releasePlace = await capacity.acquire(this.#abort.signal);
       this.#setPhase('working');
       const prepared: Prepared = await prepare(context, (progress) => this.#onPrepareProgress(progress));
-      this.#setPhase('waiting');
-      this.#instance = await start(context, prepared, {
-        slots,
-        connection,
-        onSlot: () => this.#setPhase('working'),
-        onOverrun: (cleared) => {
-          this.#overrun = cleared;
-        },
-      });
-      this.handshake = await becomeReady(context, this.#instance, connection);
+      this.handshake = await this.#begin(context, prepared);
       this.#abort.signal.throwIfAborted();
     } catch (error) {
       this.#onStartFailed(asGatewayError(error, server.name));
       return;
     }
     this.state = 'ready';
+    this.era = eraOf(this.handshake.protocolVersion);
+    if (this.era === 'modern') this.#listening = this.#listen(this.handshake);
     this.#health.start();
     this.idleSinceMs = clock.now();
     events.emit('instance.started', {
@@ -224,14 +254,90 @@ export class Member implements Candidate {
     });
     owner.onReady(this);
     owner.onStateChange();
+    this.#listening?.look();
     // Those who asked for it may be gone.
     if (this.leases === 0 && this.state === 'ready') this.#becomeIdle();
   }
 
-  /** Opens a lease. Only for a member that is `ready`. */
+  /** From what is prepared to an instance that is ready. */
+  async #begin(context: StartContext, prepared: Prepared): Promise<Handshake> {
+    const { digest } = prepared;
+    const { era: known, clock, server } = this.#options;
+    const { handshakeMs } = server.timeouts;
+    let usable: Handshake | undefined;
+    const tryOut = async (): Promise<Finding> => {
+      const finding = await this.#launch(context, prepared, () =>
+        findEra(this.#connection, { handshakeMs, clock }),
+      );
+      usable = finding.handshake;
+      if (!usable) await this.#clearAway(this.#instance!);
+      return finding;
+    };
+    const era = known.of(digest) ?? (await known.learn(digest, this.#abort.signal, tryOut));
+    if (usable) return usable;
+    try {
+      const handshake = await this.#launch(context, prepared, () => this.#connection.handshake(era));
+      known.remember(digest, era);
+      return handshake;
+    } catch (error) {
+      if (this.#instance && !this.#abort.signal.aborted) known.doubt(digest, error);
+      throw error;
+    }
+  }
+
+  /** Starts an instance and waits for the answer to the first question that is put to it. */
+  async #launch<T>(context: StartContext, prepared: Prepared, ask: () => Promise<T>): Promise<T> {
+    const connection = this.#connect();
+    this.#connection = connection;
+    this.#setPhase('waiting');
+    this.#instance = await start(context, prepared, {
+      slots: this.#options.slots,
+      connection,
+      onSlot: () => this.#setPhase('working'),
+      onOverrun: (cleared) => {
+        this.#overrun = cleared;
+      },
+    });
+    return becomeReady(context, this.#instance, connection, ask);
+  }
+
+  /** Ends an instance that was only tried out. Two copies do not run side by side, so the next one waits for that. */
+  async #clearAway(instance: Instance): Promise<void> {
+    const { server } = this.#options;
+    const { signal } = this.#abort;
+    const graceMs = Math.min(server.timeouts.stopMs, triedOutGraceMs);
+    const force = () => void instance.stop({ graceMs: 0 }).catch(() => {});
+    this.#connection.close(
+      new GatewayError('draining', `Server ${server.name} is started anew`, { server: server.name }),
+    );
+    signal.addEventListener('abort', force, { once: true });
+    await this.#within(instance.stop({ graceMs }), graceMs + stopSlackMs);
+    signal.removeEventListener('abort', force);
+    this.#instance = undefined;
+    signal.throwIfAborted();
+  }
+
+  #listen({ capabilities }: Handshake): Listening {
+    const { server, clock, owner } = this.#options;
+    return new Listening({
+      server: server.name,
+      capabilities,
+      watched: this.watched,
+      clock,
+      acknowledgeLimitMs: server.timeouts.handshakeMs,
+      open: (notifications) => this.#connection.listen(notifications),
+      isAwake: () => this.state === 'ready' || this.state === 'draining',
+      onNotification: (notification) => owner.onNotification(this, notification),
+    });
+  }
+
+  /** Opens a lease. Only for a member that is `ready`, or where another lease holds it. */
   grant(purpose: Purpose, caller: string | undefined): Lease {
     if (purpose === 'call') {
       this.calls += 1;
+      this.wasCalled = true;
+    } else if (purpose === 'hold') {
+      this.holds += 1;
       this.wasCalled = true;
     } else this.upkeep += 1;
     if (this.holders && caller !== undefined) this.holders.set(caller, (this.holders.get(caller) ?? 0) + 1);
@@ -246,11 +352,13 @@ export class Member implements Candidate {
       if (held === 0) this.holders.delete(caller);
       else this.holders.set(caller, held);
     }
-    if (purpose === 'call') {
-      this.calls -= 1;
-      // The time of the last call's end, read only when it can matter.
-      if (this.calls === 0) this.idleSinceMs = clock.now();
-    } else this.upkeep -= 1;
+    if (purpose === 'upkeep') this.upkeep -= 1;
+    else {
+      if (purpose === 'call') this.calls -= 1;
+      else this.holds -= 1;
+      // The time of the last use's end, read only when it can matter.
+      if (this.calls + this.holds === 0) this.idleSinceMs = clock.now();
+    }
 
     if (this.state === 'draining') {
       if (this.leases === 0) void this.#stop(server.timeouts.stopMs);
@@ -266,9 +374,35 @@ export class Member implements Candidate {
     if (this.state === 'ready') this.#connection.notify(notification).catch(() => {});
   }
 
+  /**
+   * The answer to a request that an instance of the modern era has other means for: what is watched is told by its listen, a log
+   * level with each call. undefined: it is to be asked.
+   */
+  standIn({ method, params }: OutgoingRequest): Promise<Outcome> | undefined {
+    const listening = this.#listening;
+    if (!listening) {
+      if (method === 'resources/subscribe') this.watched.add(String(params?.uri));
+      return undefined;
+    }
+    const uri = String(params?.uri);
+    if (method === 'resources/subscribe') {
+      this.watched.add(uri);
+      return listening.watch(uri);
+    }
+    if (method === 'resources/unsubscribe') {
+      if (this.watched.delete(uri)) listening.changed();
+    } else if (method !== 'logging/setLevel') return undefined;
+    return Promise.resolve({ era: 'modern', result: {} });
+  }
+
   /** Sends a request of the gateway's own whose answer does not matter. */
   ask(method: string, params: Params): void {
     if (this.state !== 'ready') return;
+    if (this.#listening) {
+      if (method === 'resources/unsubscribe') this.#listening.changed();
+      else if (method === 'resources/subscribe') this.#listening.watch(String(params.uri)).catch(() => {});
+      return;
+    }
     this.#connection.ask(method, params, this.#options.server.timeouts.callMs).catch(() => {});
   }
 
@@ -325,6 +459,7 @@ export class Member implements Candidate {
         });
         owner.onThawed(this);
         owner.onStateChange();
+        this.#listening?.look();
         if (this.leases === 0) this.#rest();
       },
       (error) => {
@@ -509,6 +644,7 @@ export class Member implements Candidate {
     const isFirst = !this.#isStopping;
     this.#isStopping = true;
     this.#health.stop();
+    this.#listening?.close();
     this.#cancelLook?.();
     this.#cancelLook = undefined;
     const instance = this.#instance!;
@@ -554,7 +690,7 @@ export class Member implements Candidate {
   }
 }
 
-/** Roots are one client's folders: only an instance that belongs to one session may know of them. */
+/** Roots are one client's folders: only an instance that belongs to one session or client may know of them. */
 function capabilitiesFor(server: ServerConfig, affinity: string | undefined): ClientCapability[] {
   return server.clientCapabilities.filter((capability) => capability !== 'roots' || affinity !== undefined);
 }
@@ -582,14 +718,21 @@ class MemberLease implements Lease {
   }
 
   call(request: OutgoingRequest, options?: CallOptions): Promise<Outcome> {
-    if (this.#isReleased) return Promise.reject(new Error('The lease was released'));
-    if (request.method === 'resources/subscribe') this.#member.watched.add(String(request.params?.uri));
-    return this.#connection.call(request, options, this.#purpose, this.#caller);
+    if (this.#isReleased) return Promise.reject(released());
+    const answer = this.#member.standIn(request);
+    if (answer) return abortable(answer, options?.signal);
+    const kind = this.#purpose === 'upkeep' ? 'upkeep' : 'call';
+    return this.#connection.call(request, options, kind, this.#caller);
   }
 
   notify(notification: { method: string; params?: Params }): Promise<void> {
-    if (this.#isReleased) return Promise.reject(new Error('The lease was released'));
+    if (this.#isReleased) return Promise.reject(released());
     return this.#connection.notify(notification);
+  }
+
+  hold(): Lease {
+    if (this.#isReleased) throw released();
+    return this.#member.grant('hold', this.#caller);
   }
 
   release(): void {
@@ -602,3 +745,5 @@ class MemberLease implements Lease {
     this.release();
   }
 }
+
+const released = () => new Error('The lease was released');

@@ -3,6 +3,7 @@ import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { Store } from '../base/store.ts';
 import type { GatewayConfig, ServerConfig } from '../config/schema.ts';
 import type { Events, ServerState } from '../observability/events.ts';
+import type { Era } from '../protocol/eras.ts';
 import type { Notification } from '../protocol/jsonrpc.ts';
 import type { Runtime } from '../runtimes/runtime.ts';
 import { type Balancer, createBalancer } from './balancer.ts';
@@ -10,8 +11,15 @@ import type { Capacity } from './capacity.ts';
 import { cancelled } from './connection.ts';
 import { DesiredState, type Only } from './desired-state.ts';
 import { seconds } from './diagnosis.ts';
+import { KnownEra } from './era.ts';
 import { Failures, type LastError } from './failures.ts';
-import type { InstanceListener, Lease, LeaseOptions, Purpose } from './lease.ts';
+import {
+  type InstanceListener,
+  isSessionAffinity,
+  type Lease,
+  type LeaseOptions,
+  type Purpose,
+} from './lease.ts';
 import { Member, type MemberOwner, type StopReason } from './member.ts';
 import { prepare } from './readiness.ts';
 import { SessionMemory } from './session-memory.ts';
@@ -62,9 +70,11 @@ export interface PoolOptions {
 /** How often a minimum of instances is tried again when the engine is away. */
 const keepRetryMs = 5000;
 
-/** The instances that may serve the same callers: all of a shared server, or one session's. */
+/** The instances that may serve the same callers: all of a shared server, or those of one session or of one modern client. */
 class Group {
   readonly affinity: string | undefined;
+  /** Whether it lives as long as a session, whose questions can be asked outside of calls too. */
+  readonly isSession: boolean;
   readonly max: number;
   /** Those that are or will be of use, oldest first. */
   readonly members: Member[] = [];
@@ -74,6 +84,7 @@ class Group {
 
   constructor(affinity: string | undefined, max: number, line: Omit<WaitingLineOptions, 'isStarting'>) {
     this.affinity = affinity;
+    this.isSession = affinity !== undefined && isSessionAffinity(affinity);
     this.max = max;
     this.line = new WaitingLine({
       ...line,
@@ -99,6 +110,7 @@ export class Pool {
   readonly #desired = new DesiredState();
   readonly #groups = new Map<string | undefined, Group>();
   readonly #memory: SessionMemory;
+  readonly #era = new KnownEra();
   #asks: boolean;
   #nextSerial = 1;
   #waiting = 0;
@@ -165,11 +177,14 @@ export class Pool {
   }
 
   #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
-    if (purpose === 'upkeep' || group.line.calls.size === 0) {
+    if (purpose !== 'call' || group.line.calls.size === 0) {
       const member = this.#available(group, purpose, options.affinity);
       if (member) return Promise.resolve(member.grant(purpose, options.affinity));
     }
-    return this.#enqueue(group, options);
+    const lease = this.#enqueue(group, options);
+    // Nobody says when a modern client is over.
+    if (!group.isSession) lease.catch(() => this.#dropIfEmpty(group));
+    return lease;
   }
 
   /** A session whose state is gone is told so once; then it goes on with a fresh instance. */
@@ -228,6 +243,11 @@ export class Pool {
   /** From now on a shared instance gets one call at a time. */
   markInteractive(): void {
     if (this.#server.interactive === undefined) this.#asks = true;
+  }
+
+  /** The era that was learnt in an earlier run, of what ran then. */
+  rememberEra(era: Era, digest: string): void {
+    if (this.#era.latest === undefined) this.#era.remember(digest, era);
   }
 
   /** Starts what `pool.min` asks for. */
@@ -372,10 +392,10 @@ export class Pool {
   /** Gives waiting callers what there is, in order, and sees to it that more comes. */
   #serve(group: Group): void {
     if (group.line.size === 0) return;
-    for (const waiter of group.line.upkeep) {
-      const member = this.#available(group, 'upkeep', waiter.caller);
+    for (const waiter of group.line.placeless) {
+      const member = this.#available(group, waiter.purpose, waiter.caller);
       if (!member) break;
-      waiter.grant(member.grant('upkeep', waiter.caller));
+      waiter.grant(member.grant(waiter.purpose, waiter.caller));
     }
     for (const waiter of group.line.calls) {
       const member = this.#available(group, 'call', waiter.caller);
@@ -388,12 +408,12 @@ export class Pool {
 
   /** Thaws and starts as many instances as those who wait can fill. */
   #provide(group: Group): void {
-    const perMember = this.#concurrency(group);
+    const perMember = this.#concurrency(group, this.#era.latest);
     let coming = 0;
     for (const { state } of group.members) {
       if (state === 'starting' || state === 'resuming' || state === 'pausing') coming += perMember;
     }
-    const isShort = () => coming < group.line.calls.size || (coming === 0 && group.line.upkeep.size > 0);
+    const isShort = () => coming < group.line.calls.size || (coming === 0 && group.line.placeless.size > 0);
     for (const member of group.members) {
       if (member.state !== 'paused' || !isShort()) continue;
       member.resume();
@@ -402,7 +422,8 @@ export class Pool {
     // One that is being stopped still counts: copies may run side by side only as far as `max` says.
     while (isShort() && group.members.length + group.leaving.size < group.max) {
       if (!this.#mayStart(group)) return;
-      this.#start(group, group.line.calls.size > 0 ? 'call' : 'upkeep');
+      const isForUse = group.line.calls.size > 0 || group.line.holdsWait;
+      this.#start(group, isForUse ? 'call' : 'upkeep');
       coming += perMember;
     }
     if (coming === 0 && group.leaving.size > 0 && group.line.note === undefined) {
@@ -412,14 +433,15 @@ export class Pool {
 
   #available(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
     const { members } = group;
-    if (purpose === 'upkeep') return members.find(({ state }) => state === 'ready');
+    if (purpose !== 'call') return members.find(({ state }) => state === 'ready');
     this.#replaceAmbiguous(group, caller);
-    const limit = this.#concurrency(group);
     if (members.length === 1) {
       const only = members[0]!;
-      return only.state === 'ready' && only.calls < limit ? only : undefined;
+      return only.state === 'ready' && only.calls < this.#concurrency(group, only.era) ? only : undefined;
     }
-    const candidates = members.filter(({ state, calls }) => state === 'ready' && calls < limit);
+    const candidates = members.filter(
+      ({ state, calls, era }) => state === 'ready' && calls < this.#concurrency(group, era),
+    );
     return candidates.length === 0 ? undefined : this.#balancer.pick(candidates);
   }
 
@@ -430,14 +452,17 @@ export class Pool {
   #replaceAmbiguous(group: Group, caller: string | undefined): void {
     if (!this.#asks || group.affinity !== undefined || this.#server.stateful) return;
     for (const member of [...group.members]) {
-      if (member.state === 'ready' && member.calls === 0 && member.mayActForOthers(caller))
-        member.retire('drain');
+      if (member.state !== 'ready' || member.calls > 0 || member.era === 'modern') continue;
+      if (member.mayActForOthers(caller)) member.retire('drain');
     }
   }
 
-  /** A shared server that asks its clients gets one call at a time, so that each question has one possible addressee. */
-  #concurrency(group: Group): number {
-    return this.#asks && group.affinity === undefined ? 1 : this.#server.concurrency;
+  /**
+   * A server that asks its clients during their calls gets one call at a time, so that each question has one possible addressee.
+   * One of the modern era asks in its results, which belong to their calls.
+   */
+  #concurrency(group: Group, era: Era | undefined): number {
+    return this.#asks && !group.isSession && era !== 'modern' ? 1 : this.#server.concurrency;
   }
 
   #queueHint(group: Group): string {
@@ -445,7 +470,7 @@ export class Pool {
     if (group.members.some(({ state }) => state === 'starting')) {
       return 'All places for instances are taken: raise gateway.max_instances, or stop a server.';
     }
-    if (this.#asks && group.affinity === undefined) {
+    if (this.#asks && !group.isSession && this.#era.latest !== 'modern') {
       return `${name} asks its clients and so gets one call at a time: isolation: session gives each client its own instance.`;
     }
     return `Raise concurrency or pool.max of ${name}, or try again later.`;
@@ -469,6 +494,7 @@ export class Pool {
       runtime: this.#runtime(),
       serial: this.#nextSerial++,
       affinity: group.affinity,
+      era: this.#era,
       startedFor,
       capacity,
       slots,
@@ -586,9 +612,9 @@ export class Pool {
       mustStay: (member) => {
         if (this.#isClosed) return false;
         return (
-          (member.affinity !== undefined && this.#groups.get(member.affinity) === group) ||
+          (group.isSession && this.#groups.get(group.affinity) === group) ||
           this.#isKept(member) ||
-          this.#memory.isHeldIn(member.affinity)
+          this.#memory.isHeldBySessionIn(member.affinity)
         );
       },
     };
@@ -606,7 +632,10 @@ export class Pool {
   #loseState(member: Member, reason: StopReason): void {
     const why: Record<StopReason, string> = {
       crash: 'its instance stopped unexpectedly',
-      idle: 'its instance was stopped to make room',
+      idle:
+        member.affinity !== undefined && isSessionAffinity(member.affinity)
+          ? 'its instance was stopped to make room'
+          : 'its instance was idle and was stopped',
       drain: 'its instance was replaced',
       request: 'it was stopped on request',
       session: 'the session ended',
@@ -614,7 +643,7 @@ export class Pool {
     this.#memory.lose(member.affinity, why[reason], member.holders);
   }
 
-  /** Whose wishes count for a group: everybody's for a shared server, else the session's own. */
+  /** Whose wishes count for a group: everybody's for a shared server, else the session's or client's own. */
   #only(group: Group): Only | undefined {
     return this.#server.isolation === 'session' ? { asker: group.affinity } : undefined;
   }
@@ -678,6 +707,9 @@ export class Pool {
     if (!group.isEmpty || this.#groups.get(group.affinity) !== group) return;
     group.line.close();
     this.#groups.delete(group.affinity);
+    if (group.affinity === undefined || group.isSession) return;
+    this.#desired.forget(group.affinity);
+    this.#memory.dismiss(group.affinity);
   }
 
   /** Whether `pool.min` needs it. */

@@ -4,7 +4,6 @@ import type { ServerConfig } from '../config/schema.ts';
 import type { Instance, Prepared, PrepareProgress, Runtime, StartOptions } from '../runtimes/runtime.ts';
 import type { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
-import type { Handshake } from './lease.ts';
 
 /*
  * From nothing to ready, in steps that each have their own bound: prepare (image), start (create to running), handshake. Ready means
@@ -83,19 +82,23 @@ export async function start(
   }
 }
 
-/** Gives the instance to the connection and waits for the answer of the handshake. Rejects with GatewayError when it does not come, is an error, or the server ends. */
-export async function becomeReady(
+/**
+ * Gives the instance to the connection and waits for its first answer: `ask` puts the question. Rejects with GatewayError when the
+ * answer does not come, is an error, or the server ends.
+ */
+export async function becomeReady<T>(
   { server, signal }: StartContext,
   instance: Instance,
   connection: Connection,
-): Promise<Handshake> {
+  ask: () => Promise<T>,
+): Promise<T> {
   const abort = () => connection.close(asGatewayError(signal.reason, server.name));
   if (signal.aborted) abort();
   signal.addEventListener('abort', abort, { once: true });
   // No wait between the two, or the end of an instance that is gone already would find nobody to tell.
   connection.attach(instance);
   try {
-    return await connection.handshake();
+    return await ask();
   } catch (error) {
     throw signal.aborted ? asGatewayError(signal.reason, server.name) : asGatewayError(error, server.name);
   } finally {

@@ -1,12 +1,15 @@
 import { GatewayError } from '../base/errors.ts';
 import type { Store } from '../base/store.ts';
 import type { ServerConfig } from '../config/schema.ts';
+import { isSessionAffinity } from './lease.ts';
 
 /** How long it is noted that a session has state; sessions that live longer without a restart of the gateway lose nothing by it. */
 const noteTtlMs = 7 * 86_400_000;
+/** Modern clients, unlike sessions, come and go without a word: the oldest are forgotten. */
+const maxClients = 10_000;
 
 /**
- * Which sessions have something in the memory of a stateful server, and which must still be told that it is gone. Noted in the
+ * Which sessions, and modern clients that have a name, have something in the memory of a stateful server, and which must still be told that it is gone. Noted in the
  * store as well, because a session outlives a restart of the gateway and an instance does not.
  */
 export class SessionMemory {
@@ -27,6 +30,11 @@ export class SessionMemory {
     return this.#usersOf(affinity).length > 0;
   }
 
+  /** The same for a session, whose state is kept for it; a client's ends with the idle time of its instance. */
+  isHeldBySessionIn(affinity: string | undefined): boolean {
+    return this.#usersOf(affinity).some(isSessionAffinity);
+  }
+
   /** Finds out, once for each session, whether an earlier run of the gateway held state for it; undefined: nothing to wait for. */
   lookUp(session: string): Promise<void> | undefined {
     const store = this.#store;
@@ -40,6 +48,7 @@ export class SessionMemory {
         () => {},
       );
       this.#looked.set(session, look);
+      forgetOldest(this.#looked);
     }
     return look;
   }
@@ -55,6 +64,7 @@ export class SessionMemory {
   hold(session: string): void {
     if (this.#users.has(session)) return;
     this.#users.add(session);
+    forgetOldest(this.#users);
     this.#store?.set(this.#key(session), true, noteTtlMs).catch(() => {});
   }
 
@@ -73,18 +83,26 @@ export class SessionMemory {
     if (this.#users.delete(session)) this.#store?.delete(this.#key(session)).catch(() => {});
   }
 
+  /** Nothing of a client's is running any more. A loss that it has not been told of stays. */
+  dismiss(client: string): void {
+    this.#looked.delete(client);
+    if (this.#users.delete(client)) this.#store?.delete(this.#key(client)).catch(() => {});
+  }
+
   #lose(session: string, why: string): void {
     this.#users.delete(session);
+    const isSession = isSessionAffinity(session);
     this.#store?.delete(this.#key(session)).catch(() => {});
     const { name } = this.#server;
     this.#lost.set(
       session,
       new GatewayError(
         'instance_crashed',
-        `What server ${name} kept in memory for this session is lost: ${why}. Nothing was done for this call`,
+        `What server ${name} kept in memory for this ${isSession ? 'session' : 'client'} is lost: ${why}. Nothing was done for this call`,
         { server: name, hint: 'Call again: it goes on with a fresh instance.' },
       ),
     );
+    forgetOldest(this.#lost);
   }
 
   #usersOf(affinity: string | undefined): string[] {
@@ -94,5 +112,15 @@ export class SessionMemory {
 
   #key(session: string): string {
     return `stateful/${this.#server.name} ${session}`;
+  }
+}
+
+/** Keeps the number of clients bounded; sessions are bounded elsewhere. */
+function forgetOldest(names: Set<string> | Map<string, unknown>): void {
+  if (names.size <= maxClients) return;
+  for (const name of names.keys()) {
+    if (isSessionAffinity(name)) continue;
+    names.delete(name);
+    return;
   }
 }

@@ -1,12 +1,13 @@
 import type { Clock } from '../base/async.ts';
 import type { GatewayError } from '../base/errors.ts';
 import { cancelled } from './connection.ts';
-import type { Lease, LeaseOptions } from './lease.ts';
+import type { Lease, LeaseOptions, Purpose } from './lease.ts';
 
 /** One who waits for an instance. */
 export interface Waiter {
   /** The session that waits, if it is one. */
   readonly caller: string | undefined;
+  readonly purpose: Purpose;
   grant(lease: Lease): void;
   refuse(error: GatewayError): void;
 }
@@ -34,7 +35,7 @@ interface Place extends Waiter {
 export class WaitingLine {
   readonly #options: WaitingLineOptions;
   readonly #calls = new Set<Place>();
-  readonly #upkeep = new Set<Place>();
+  readonly #placeless = new Set<Place>();
   #note: string | undefined;
   #startEndedAtMs = 0;
   #cancelTimer: (() => void) | undefined;
@@ -47,12 +48,19 @@ export class WaitingLine {
     return this.#calls;
   }
 
-  get upkeep(): ReadonlySet<Waiter> {
-    return this.#upkeep;
+  /** Those who only need an instance, not a place in its concurrency. */
+  get placeless(): ReadonlySet<Waiter> {
+    return this.#placeless;
+  }
+
+  /** Whether one of those is no upkeep. */
+  get holdsWait(): boolean {
+    for (const { purpose } of this.#placeless) if (purpose === 'hold') return true;
+    return false;
   }
 
   get size(): number {
-    return this.#calls.size + this.#upkeep.size;
+    return this.#calls.size + this.#placeless.size;
   }
 
   /** What those who wait were told last, until a start has ended. */
@@ -63,8 +71,8 @@ export class WaitingLine {
   /** Waits for a lease. `serve` is called once the place is taken: it may grant at once. */
   join(options: LeaseOptions, serve: () => void): Promise<Lease> {
     const { server, clock, onCount, onGivenUp } = this.#options;
-    const { signal, onWaiting, affinity: caller, purpose } = options;
-    const queue = purpose === 'upkeep' ? this.#upkeep : this.#calls;
+    const { signal, onWaiting, affinity: caller, purpose = 'call' } = options;
+    const queue = purpose === 'call' ? this.#calls : this.#placeless;
     return new Promise((resolve, reject) => {
       const leave = () => {
         if (!queue.delete(place)) return false;
@@ -79,6 +87,7 @@ export class WaitingLine {
       };
       const place: Place = {
         caller,
+        purpose,
         sinceMs: clock.now(),
         onWaiting,
         grant(lease) {
@@ -125,7 +134,7 @@ export class WaitingLine {
   }
 
   #all(): Place[] {
-    return [...this.#upkeep, ...this.#calls];
+    return [...this.#placeless, ...this.#calls];
   }
 
   /** One timer for all, for the first of them. */
@@ -133,8 +142,8 @@ export class WaitingLine {
     if (this.#cancelTimer || this.size === 0) return;
     const { clock, onGivenUp, overdue } = this.#options;
     const [call] = this.#calls;
-    const [upkeep] = this.#upkeep;
-    const firsts = [call, upkeep].filter((place) => place !== undefined);
+    const [placeless] = this.#placeless;
+    const firsts = [call, placeless].filter((place) => place !== undefined);
     const dueMs = Math.min(...firsts.map((place) => this.#deadline(place))) - clock.now();
     this.#cancelTimer = clock.schedule(
       () => {

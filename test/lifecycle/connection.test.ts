@@ -148,7 +148,7 @@ describe('calls', () => {
     for (const request of [...c.instance.open].reverse())
       c.instance.answer(request, { n: request.params!.n });
     const outcomes = await Promise.all(calls.map(({ outcome }) => outcome));
-    expect(outcomes).toEqual(calls.map((_, n) => ({ result: { n } })));
+    expect(outcomes).toEqual(calls.map((_, n) => ({ era: 'legacy', result: { n } })));
     expect(new Set(c.instance.received.map((message) => (message as Request).id)).size).toBeGreaterThan(20);
   });
 
@@ -157,7 +157,7 @@ describe('calls', () => {
     const { outcome, request } = await c.send();
     const error = { code: -32042, message: 'URL needed', data: { elicitations: [{ elicitationId: 'e' }] } };
     await c.says({ jsonrpc: '2.0', id: request.id, error });
-    expect(await outcome).toEqual({ error });
+    expect(await outcome).toEqual({ era: 'legacy', error });
   });
 
   it('get their own progress under their own token, with its type', async () => {
@@ -201,7 +201,7 @@ describe('calls', () => {
     ]);
     c.instance.answer(request, { late: true });
     c.instance.answer(other.request, { mine: true });
-    expect(await other.outcome).toEqual({ result: { mine: true } });
+    expect(await other.outcome).toEqual({ era: 'legacy', result: { mine: true } });
   });
 
   it('time out without progress, and only then', async () => {
@@ -339,7 +339,7 @@ describe('questions of the server', () => {
     await c.says(asks(3));
     expect(asked).toBe(2);
     c.instance.answer(c.instance.open[0]!, {});
-    expect(await next).toEqual({ result: {} });
+    expect(await next).toEqual({ era: 'legacy', result: {} });
     expect(c.runtime.violations).toEqual([]);
   });
 
@@ -369,7 +369,7 @@ describe('questions of the server', () => {
     expect(asked).toBe(1);
     expect(lines).toHaveLength(1);
     c.instance.answer(other.request, {});
-    expect(await other.outcome).toEqual({ result: {} });
+    expect(await other.outcome).toEqual({ era: 'legacy', result: {} });
     expect(c.runtime.running).toEqual([c.instance]);
     expect(c.runtime.violations).toEqual([]);
   });
@@ -448,7 +448,7 @@ describe('questions of the server', () => {
     expect(signal?.aborted).toBe(true);
     await c.clock.pass(999);
     c.instance.answer(request, { ok: true });
-    expect(await outcome).toEqual({ result: { ok: true } });
+    expect(await outcome).toEqual({ era: 'legacy', result: { ok: true } });
   });
 
   it('end with their call, and with the server’s own cancellation', async () => {
@@ -667,7 +667,7 @@ describe('a server that writes too much', () => {
       message: 'Server files answered tools/call with what is no JSON-RPC response: {"jsonrpc":"2.0","id":2}',
     });
     c.instance.answer(b.request, { fine: true });
-    expect(await b.outcome).toEqual({ result: { fine: true } });
+    expect(await b.outcome).toEqual({ era: 'legacy', result: { fine: true } });
   });
 
   it('pays for huge garbage by its size', async () => {
@@ -685,7 +685,7 @@ describe('a server that writes too much', () => {
     expect(error.code).toBe('message_too_large');
     expect(error.message).toMatch(/files.*64 MiB.*95 MiB/);
     c.instance.answer(b.request, { ok: true });
-    expect(await b.outcome).toEqual({ result: { ok: true } });
+    expect(await b.outcome).toEqual({ era: 'legacy', result: { ok: true } });
   });
 
   it('fails the only call in flight as soon as the line is too long, however long it goes on', async () => {
@@ -697,7 +697,7 @@ describe('a server that writes too much', () => {
     c.instance.answer(request, {});
     const next = await c.send();
     c.instance.answer(next.request, { ok: true });
-    expect(await next.outcome).toEqual({ result: { ok: true } });
+    expect(await next.outcome).toEqual({ era: 'legacy', result: { ok: true } });
   });
 
   it('gives a call that comes while the line goes on to a fresh instance', async () => {
@@ -709,7 +709,7 @@ describe('a server that writes too much', () => {
     const next = await c.send();
     expect(c.instance).not.toBe(first);
     c.instance.answer(next.request, { ok: true });
-    expect(await next.outcome).toEqual({ result: { ok: true } });
+    expect(await next.outcome).toEqual({ era: 'legacy', result: { ok: true } });
   });
 
   it('waits for the end of the line where it is no answer, or may be that of several calls', async () => {
@@ -722,7 +722,7 @@ describe('a server that writes too much', () => {
     c.instance.writesNoise('{"result":', 1e8, 'oversize', b.request.id as number);
     expect((await rejection(b.outcome)).code).toBe('message_too_large');
     c.instance.answer(a.request, { ok: true });
-    expect(await a.outcome).toEqual({ result: { ok: true } });
+    expect(await a.outcome).toEqual({ era: 'legacy', result: { ok: true } });
   });
 
   it('finds the victim by elimination when the line does not tell', async () => {
@@ -745,7 +745,7 @@ describe('a server that writes too much', () => {
     c.instance.writesNoise('xxxx', 100_000_000, 'oversize');
     expect((await rejection(outcome)).code).toBe('message_too_large');
     c.instance.answer(c.instance.open[0]!, { tools: [] });
-    expect(await list).toEqual({ result: { tools: [] } });
+    expect(await list).toEqual({ era: 'legacy', result: { tools: [] } });
   });
 
   it('loses no call to a notification that was too long', async () => {
@@ -757,7 +757,7 @@ describe('a server that writes too much', () => {
       'oversize',
     );
     c.instance.answer(request, {});
-    expect(await outcome).toEqual({ result: {} });
+    expect(await outcome).toEqual({ era: 'legacy', result: {} });
   });
 
   it('is replaced when nothing comes after the long line, and kept when something does', async () => {

@@ -54,6 +54,40 @@ describe('discovery', () => {
     expect(bare.asked).toEqual(['tools/list', 'resources/list', 'resources/templates/list']);
   });
 
+  it('reads a modern server’s lists with how long they may be kept: the least of the pages', async () => {
+    const pages: Record<string, Params> = {
+      'tools/list': { tools: [{ name: 'a' }], ttlMs: 9000, cacheScope: 'public', nextCursor: 'two' },
+      'tools/list two': { tools: [{ name: 'b' }], ttlMs: 4000, cacheScope: 'public' },
+      'resources/list': { resources: [], ttlMs: 1000, cacheScope: 'private' },
+      'resources/templates/list': { resourceTemplates: [], ttlMs: -1 },
+    };
+    const { fleet, clock } = scriptedFleet(undefined, {
+      era: 'modern',
+      script: {
+        era: 'modern',
+        capabilities: { tools: {}, resources: {} },
+        onRequest: (instance, request) => {
+          const { method, params } = request;
+          expect(params!._meta).toMatchObject({ 'io.modelcontextprotocol/clientCapabilities': {} });
+          instance.answer(request, pages[`${method} ${params?.cursor ?? ''}`.trim()]!);
+        },
+      },
+    });
+    const reading = await new Discovery({ fleet, clock }).read('files', new AbortController().signal);
+    expect(reading).toMatchObject({
+      protocolVersion: '2026-07-28',
+      serverInfo: { name: 'files', version: '2' },
+      tools: [{ name: 'a' }, { name: 'b' }],
+    });
+    expect(reading.caching).toEqual({
+      tools: { ttlMs: 4000, cacheScope: 'public' },
+      resources: { ttlMs: 1000, cacheScope: 'private' },
+      resourceTemplates: { ttlMs: 0, cacheScope: 'private' },
+    });
+    const legacy = discoveryOf({ tools: {} }, () => ({ result: { tools: [], ttlMs: 5 } }));
+    expect((await legacy.read()).caching).toBeUndefined();
+  });
+
   it('ends with a server that leads it in a circle, or never ends its list', async () => {
     const circle = discoveryOf({ tools: {} }, (_method, cursor) => ({
       result: { tools: [{ name: `${cursor}` }], nextCursor: cursor === 'a' ? 'b' : 'a' },
@@ -133,7 +167,7 @@ describe('discovery', () => {
       new AbortController().signal,
     );
     await settle();
-    expect(await made.fleet.call('files', { method: 'tools/call' })).toEqual({ result: {} });
+    expect(await made.fleet.call('files', { method: 'tools/call' })).toEqual({ era: 'legacy', result: {} });
     answerLists!();
     await reading;
     await settle();

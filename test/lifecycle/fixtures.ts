@@ -10,6 +10,7 @@ import {
 import { Fleet, type FleetOptions } from '../../src/lifecycle/fleet.ts';
 import type { InstanceListener } from '../../src/lifecycle/lease.ts';
 import { Events } from '../../src/observability/events.ts';
+import type { Era } from '../../src/protocol/eras.ts';
 import { processServer } from '../configured.ts';
 import { HeldClock } from './held-clock.ts';
 import { type Script, ScriptedRuntime } from './scripted-runtime.ts';
@@ -44,7 +45,7 @@ export function configOf(servers: ProcessServer[], gateway: Partial<GatewayConfi
   };
 }
 
-/** A fleet whose runtime follows a script and whose time is held. */
+/** A fleet whose runtime follows a script and whose time is held. Its servers are known to be of the legacy era unless `era` says otherwise. */
 export function scriptedFleet(
   servers: ProcessServer[] = [serverOf('files')],
   options: {
@@ -52,6 +53,8 @@ export function scriptedFleet(
     gateway?: Partial<GatewayConfig>;
     listener?: Partial<InstanceListener>;
     fleet?: Partial<FleetOptions>;
+    /** undefined: to be found out. */
+    era?: Era | undefined;
   } = {},
 ) {
   const clock = new HeldClock();
@@ -65,6 +68,8 @@ export function scriptedFleet(
     version: '0.0.0',
     ...options.fleet,
   });
+  const era = 'era' in options ? options.era : 'legacy';
+  if (era) for (const { name } of servers) fleet.rememberEra(name, era, runtime.digest);
   fleet.listen({
     onNotification() {},
     onRequest: async () => ({ error: { code: -32601, message: 'nobody' } }),

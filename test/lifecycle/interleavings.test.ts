@@ -159,7 +159,7 @@ async function play(
         .then(
           (outcome) => {
             // Its own answer, and no other.
-            expect(outcome).toEqual({ result: { number } });
+            expect(outcome).toEqual({ era: 'legacy', result: { number } });
             unsettled.delete(number);
           },
           (error) => {

@@ -92,7 +92,7 @@ describe('starting', () => {
     const result = fleet.call('files', call);
     await clock.pass(400_000);
     gate.resolve();
-    expect(await result).toEqual({ result: {} });
+    expect(await result).toEqual({ era: 'legacy', result: {} });
   });
 
   it('says what the wait is for', async () => {
@@ -175,7 +175,7 @@ describe('rest', () => {
     await settle();
     expect(runtime.instances).toHaveLength(1);
     gate.resolve();
-    expect(await result).toEqual({ result: {} });
+    expect(await result).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(2);
     expect(runtime.mostRunning).toBe(1);
     expect(runtime.violations).toEqual([]);
@@ -205,7 +205,7 @@ describe('rest', () => {
     const result = fleet.call('files', call);
     await settle();
     gate.resolve();
-    expect(await result).toEqual({ result: {} });
+    expect(await result).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(1);
     expect(runtime.violations).toEqual([]);
   });
@@ -216,7 +216,7 @@ describe('rest', () => {
     });
     await fleet.call('files', call);
     await clock.pass(60_000);
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(2);
     expect(runtime.running).toHaveLength(1);
   });
@@ -367,7 +367,7 @@ describe('the queue', () => {
     await clock.pass(10_000);
     expect(runtime.running.map(({ server }) => server.name)).toEqual(['b', 'c']);
     c.release();
-    expect(await waiting).toEqual({ result: {} });
+    expect(await waiting).toEqual({ era: 'legacy', result: {} });
     expect(runtime.running.map(({ server }) => server.name)).toEqual(['b', 'a']);
     expect(runtime.mostRunning).toBe(2);
     b.release();
@@ -396,7 +396,7 @@ describe('room for instances', () => {
     const waiting = fleet.call('b', call);
     await settle();
     gate.resolve();
-    expect(await waiting).toEqual({ result: {} });
+    expect(await waiting).toEqual({ era: 'legacy', result: {} });
     expect(runtime.violations).toEqual([]);
   });
 
@@ -435,7 +435,7 @@ describe('failing', () => {
       expect(error.hint).toBeTruthy();
     }
     runtime.script = {};
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(2);
   });
 
@@ -487,10 +487,10 @@ describe('failing', () => {
 
     await clock.pass(4000);
     runtime.script = {};
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
     runtime.last.dies();
     await settle();
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
   it('waits twice as long after each failed start, up to a minute', async () => {
@@ -522,7 +522,7 @@ describe('failing', () => {
     }
     isAway = false;
     events.emit('engine.back', { runtime: 'process' });
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
   it('counts instances that die together once', async () => {
@@ -534,7 +534,7 @@ describe('failing', () => {
     for (const instance of runtime.running) instance.dies();
     await Promise.all(calls);
     runtime.script = {};
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
   it('tries a call that was not written on a fresh instance, twice at most', async () => {
@@ -550,7 +550,7 @@ describe('failing', () => {
     });
     const running = fleet.call('files', call);
     await clock.pass(10_000);
-    expect(await running).toEqual({ result: {} });
+    expect(await running).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(3);
   });
 
@@ -568,7 +568,7 @@ describe('failing', () => {
     expect(runtime.instances).toHaveLength(3);
     expect(runtime.running).toHaveLength(0);
     runtime.script = {};
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
   it('replaces an instance that answers nothing any more', async () => {
@@ -587,7 +587,7 @@ describe('failing', () => {
     lease.release();
     expect(first.isRunning).toBe(false);
     runtime.script = {};
-    expect(await fleet.call('files', call)).toEqual({ result: {} });
+    expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
   it('asks idle instances whether they are well, and replaces one that is silent three times', async () => {
@@ -735,13 +735,13 @@ describe('sessions', () => {
     const error = await rejection(fleet.call('memory', call, { affinity: 's1' }));
     expect(error.code).toBe('instance_crashed');
     expect(error.message).toMatch(/memory.*lost/);
-    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
+    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ era: 'legacy', result: {} });
     await fleet.stop('memory');
     expect((await rejection(fleet.call('memory', call, { affinity: 's1' }))).message).toMatch(
       /stopped on request/,
     );
     expect((await rejection(fleet.call('memory', call, { affinity: 's2' }))).message).toMatch(/lost/);
-    expect(await fleet.call('memory', call, { affinity: 's3' })).toEqual({ result: {} });
+    expect(await fleet.call('memory', call, { affinity: 's3' })).toEqual({ era: 'legacy', result: {} });
   });
 
   it('takes the error of a call in flight as that report', async () => {
@@ -753,7 +753,7 @@ describe('sessions', () => {
     runtime.last.dies();
     expect((await failed).message).toMatch(/memory is lost/);
     runtime.script = {};
-    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
+    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ era: 'legacy', result: {} });
   });
 
   it('does not try a call that was not written elsewhere when that would hide a loss', async () => {
@@ -768,7 +768,7 @@ describe('sessions', () => {
     expect(error).toMatchObject({ code: 'instance_crashed' });
     expect(error.message).toMatch(/memory is lost/);
     runtime.script = {};
-    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
+    expect(await fleet.call('memory', call, { affinity: 's1' })).toEqual({ era: 'legacy', result: {} });
   });
 
   it('knows after a restart of the gateway which sessions lost state', async () => {
@@ -791,8 +791,14 @@ describe('sessions', () => {
       second.fleet.call('memory', call, { affinity: 's1' }),
     ]);
     expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-    expect(await second.fleet.call('memory', call, { affinity: 's1' })).toEqual({ result: {} });
-    expect(await second.fleet.call('memory', call, { affinity: 's2' })).toEqual({ result: {} });
+    expect(await second.fleet.call('memory', call, { affinity: 's1' })).toEqual({
+      era: 'legacy',
+      result: {},
+    });
+    expect(await second.fleet.call('memory', call, { affinity: 's2' })).toEqual({
+      era: 'legacy',
+      result: {},
+    });
   });
 
   it('does not rest a shared server whose memory matters while a session that used it lives', async () => {
@@ -821,7 +827,7 @@ describe('the end', () => {
     await clock.pass(10_000);
     expect(runtime.running).toHaveLength(2);
     runtime.instances[0]!.answer(runtime.instances[0]!.open[0]!, { done: true });
-    expect(await inFlight).toEqual({ result: { done: true } });
+    expect(await inFlight).toEqual({ era: 'legacy', result: { done: true } });
     await drained;
     expect(runtime.running).toEqual([]);
     expect(runtime.violations).toEqual([]);
@@ -884,7 +890,7 @@ describe('the end', () => {
     expect(runtime.instances).toHaveLength(1);
     lease.release();
     await stopped;
-    expect(await next).toEqual({ result: {} });
+    expect(await next).toEqual({ era: 'legacy', result: {} });
     expect(runtime.instances).toHaveLength(2);
     expect(runtime.mostRunning).toBe(1);
   });

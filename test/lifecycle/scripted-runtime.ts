@@ -1,5 +1,6 @@
 import { type Deferred, deferred } from '../../src/base/async.ts';
 import type { ServerConfig } from '../../src/config/schema.ts';
+import type { Era } from '../../src/protocol/eras.ts';
 import type { Message, Notification, Request, Response } from '../../src/protocol/jsonrpc.ts';
 import {
   type Exit,
@@ -17,7 +18,13 @@ export interface Script {
   start?(server: ServerConfig, options: StartOptions): Promise<void>;
   /** Whether and when the handshake is answered. */
   initialize?(instance: ScriptedInstance, request: Request): void | Promise<void>;
-  /** A request beside initialize; answers `{}` unless given. */
+  /** Whether and when `server/discover` is answered. */
+  discover?(instance: ScriptedInstance, request: Request): void | Promise<void>;
+  /** A modern server's listens; acknowledged as they come unless given. */
+  listen?(instance: ScriptedInstance, request: Request): void;
+  /** What its instances speak; legacy unless given. */
+  era?: Era;
+  /** A request beside those; answers `{}` unless given. */
   onRequest?(instance: ScriptedInstance, request: Request): void;
   /** Called before a message is taken; may throw NotWritten or wait. */
   onSend?(instance: ScriptedInstance, message: Message): Promise<void> | void;
@@ -93,6 +100,9 @@ export class ScriptedRuntime implements Runtime {
   async close() {}
 }
 
+/** Requests of the gateway's own, which are no calls. */
+const ownMethods = ['initialize', 'ping', 'server/discover', 'subscriptions/listen'];
+
 export class ScriptedInstance implements Instance {
   readonly name: string;
   readonly server: ServerConfig;
@@ -130,8 +140,7 @@ export class ScriptedInstance implements Instance {
       this.notifications('notifications/cancelled').map(({ params }) => params!.requestId),
     );
     return requests.filter(
-      ({ id, method }) =>
-        !this.answered.has(id) && !cancelled.has(id) && !['initialize', 'ping'].includes(method),
+      ({ id, method }) => !this.answered.has(id) && !cancelled.has(id) && !ownMethods.includes(method),
     );
   }
 
@@ -157,10 +166,18 @@ export class ScriptedInstance implements Instance {
     if (!this.isRunning) throw new NotWritten('it is gone');
     this.received.push(message);
     if (!('method' in message) || !('id' in message)) return;
-    const { initialize, onRequest } = this.#runtime.script;
+    const { initialize, discover, listen, era = 'legacy', onRequest } = this.#runtime.script;
     if (message.method === 'initialize') {
       if (initialize) void initialize(this, message);
-      else this.ready(message);
+      else if (era === 'legacy') this.ready(message);
+      else this.refuses(message);
+    } else if (message.method === 'server/discover') {
+      if (discover) void discover(this, message);
+      else if (era === 'modern') this.discovered(message);
+      else this.refuses(message);
+    } else if (message.method === 'subscriptions/listen' && era === 'modern') {
+      if (listen) listen(this, message);
+      else this.acknowledges(message);
     } else if (onRequest) onRequest(this, message);
     else this.answer(message, {});
   }
@@ -173,6 +190,41 @@ export class ScriptedInstance implements Instance {
       serverInfo: { name: this.server.name, version: '1' },
       ...result,
     });
+  }
+
+  /** Answers `server/discover` as a modern server does. */
+  discovered(request: Request, result: Record<string, unknown> = {}): void {
+    this.answer(request, {
+      resultType: 'complete',
+      supportedVersions: ['2026-07-28'],
+      capabilities: this.#runtime.script.capabilities ?? { tools: {} },
+      _meta: { 'io.modelcontextprotocol/serverInfo': { name: this.server.name, version: '2' } },
+      ...result,
+    });
+  }
+
+  /** Agrees to a listen, or to a part of it. */
+  acknowledges(request: Request, notifications = request.params!.notifications): void {
+    this.tells(request, 'subscriptions/acknowledged', { notifications });
+  }
+
+  /** Writes a notification on a listen. */
+  tells({ id }: Request, what: string, params: Record<string, unknown> = {}): void {
+    const _meta = { 'io.modelcontextprotocol/subscriptionId': id };
+    this.says({ jsonrpc: '2.0', method: `notifications/${what}`, params: { ...params, _meta } });
+  }
+
+  /** Does not know the method. */
+  refuses(request: Request, error = { code: -32601, message: `Method not found: ${request.method}` }): void {
+    this.answered.add(request.id);
+    this.says({ jsonrpc: '2.0', id: request.id, error });
+  }
+
+  /** Requests of a method, in the order in which they came. */
+  requests(method: string): Request[] {
+    return this.received.filter(
+      (message) => 'method' in message && 'id' in message && message.method === method,
+    ) as Request[];
   }
 
   answer(request: Request, result: Record<string, unknown>): void {
