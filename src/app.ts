@@ -40,6 +40,8 @@ export interface App extends AsyncDisposable {
   start(): Promise<void>;
   /** Resolves when every enabled server is known or has failed; undefined when the gateway ends before that. */
   discovered(): Promise<{ servers: number; tools: number; failed: string[] } | undefined>;
+  /** For how long no client has been connected and nothing been asked for, but for its health. */
+  unusedMs(): number;
   /** What a person should know of how servers run here, one sentence each. */
   notes(): string[];
   /** Finishes what runs within `gateway.drain_timeout`, then ends. */
@@ -183,6 +185,7 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
         failed: statuses.filter(({ state }) => state === 'failed').map(({ name }) => name),
       };
     },
+    unusedMs: () => http.unusedMs(),
     notes: () => notesOf(enabled, engine, fallsBack),
     async drain() {
       const { drainTimeoutMs } = config.gateway;

@@ -4,6 +4,7 @@ import { nearest } from '../base/nearest.ts';
 import type { Store } from '../base/store.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { Events, GatewayEvents } from '../observability/events.ts';
+import { type Era, eraOf } from '../protocol/eras.ts';
 import { claimsOf, configHashOf, emptyRecord, Kept, type KeptServer } from './kept.ts';
 import { forEachKind, Listing, type ListKind, listKinds, type Page } from './listing.ts';
 import { exposedBeginning, joinedPrefix, type NameClaim } from './naming.ts';
@@ -269,6 +270,14 @@ export class Catalog {
     const { config, reader } = this.#holding(server);
     if (!this.#isLoaded || !config.enabled || config.problem) return;
     await reader.refresh(cause);
+  }
+
+  /** The era in which a server spoke when its lists were read, where it is still configured as it was then, and what ran. */
+  keptEra(server: string): { era: Era; digest: string } | undefined {
+    const { config, record } = this.#holding(server);
+    const { configHash, digest, snapshot } = record;
+    if (!snapshot || digest === undefined || configHash !== configHashOf(config)) return undefined;
+    return { era: eraOf(snapshot.protocolVersion), digest };
   }
 
   /** It has asked its client for something; kept until something else runs in its place. */

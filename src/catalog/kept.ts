@@ -22,7 +22,9 @@ export interface KeptServer {
 }
 
 const kind = 'catalog';
-const format = 1;
+const format = 2;
+/** Its snapshots do not tell which of two eras their server prefers: they are shown until they have been read anew. */
+const formatWithoutEra = 1;
 const dayMs = 24 * 3_600_000;
 /** How long a server that has left the file finds its names free when it returns. */
 const absenceMs = 30 * dayMs;
@@ -42,8 +44,9 @@ export class Kept {
   async load(isConfigured: (server: string) => boolean, nowMs: number): Promise<Map<string, KeptServer>> {
     const records = new Map<string, KeptServer>();
     for await (const [server, value] of this.#store.entries<KeptServer & { format: number }>(kind)) {
-      if (value?.format !== format) continue;
-      const { format: _, ...record } = value;
+      if (value?.format !== format && value?.format !== formatWithoutEra) continue;
+      const { format: kept, ...record } = value;
+      if (kept === formatWithoutEra) delete record.configHash;
       const ageMs = nowMs - record.seenAtMs;
       if (!isConfigured(server) && ageMs > absenceMs) {
         await this.#store.delete(`${kind}/${server}`);

@@ -1,5 +1,5 @@
 import { GatewayError } from '../base/errors.ts';
-import type { Entry } from './snapshot.ts';
+import type { Caching, Entry } from './snapshot.ts';
 
 /** The lists of MCP. */
 export const listKinds = ['tools', 'prompts', 'resources', 'resourceTemplates'] as const;
@@ -38,22 +38,38 @@ export interface Offered {
 export interface Page {
   entries: readonly Entry[];
   nextCursor?: string;
+  /** One for all pages of the list. */
+  readonly caching: Caching;
   /** The result of the list method as JSON text, made once. */
   readonly json: string;
+}
+
+/** What holds for a list whose server does not say: it is to be asked for each time. */
+export const uncached: Caching = { ttlMs: 0, cacheScope: 'private' };
+
+/** What holds for all lists together: the shortest time, and private if any is. */
+export function leastCaching(all: readonly Caching[]): Caching {
+  if (all.length === 0) return uncached;
+  return {
+    ttlMs: Math.min(...all.map(({ ttlMs }) => ttlMs)),
+    cacheScope: all.every(({ cacheScope }) => cacheScope === 'public') ? 'public' : 'private',
+  };
 }
 
 /** One list as clients see it, ready to be answered; immutable. */
 export class Listing {
   readonly kind: ListKind;
   readonly offered: readonly Offered[];
+  readonly caching: Caching;
   readonly #pageSize: number;
   readonly #pages = new Map<number, Page>();
   #entries: readonly Entry[] | undefined;
   #byKey: ReadonlyMap<string, Offered> | undefined;
 
-  constructor(kind: ListKind, offered: readonly Offered[], pageSize: number) {
+  constructor(kind: ListKind, offered: readonly Offered[], pageSize: number, caching = uncached) {
     this.kind = kind;
     this.offered = offered;
+    this.caching = caching;
     this.#pageSize = pageSize;
   }
 
@@ -84,11 +100,12 @@ export class Listing {
     const end = start + this.#pageSize;
     const entries = this.entries.slice(start, end);
     const nextCursor = end < this.offered.length ? this.#cursorAt(end) : undefined;
-    const { kind } = this;
+    const { kind, caching } = this;
     let json: string | undefined;
     return {
       entries,
       nextCursor,
+      caching,
       get json() {
         json ??= JSON.stringify({ [kind]: entries, nextCursor });
         return json;

@@ -1,13 +1,15 @@
 import { nearest } from '../base/nearest.ts';
 import { printable } from '../base/printable.ts';
 import type { ServerConfig } from '../config/schema.ts';
-import { forEachKind, keyFields, Listing, type ListKind, type Offered } from './listing.ts';
-import type { Entry, Snapshot } from './snapshot.ts';
+import { forEachKind, keyFields, Listing, type ListKind, type Offered, uncached } from './listing.ts';
+import type { Caching, Entry, Snapshot } from './snapshot.ts';
 
 /** What one server offers after `tools` of its configuration: allow, deny, rename, describe. */
 export interface Offer {
   /** As clients of this server alone see it. */
   lists: Record<ListKind, Listing>;
+  /** How long each list may be kept; undefined for those that it has not. */
+  caching: Record<ListKind, Caching | undefined>;
   /** It answers resources/read, whether it lists any or not. */
   hasResources: boolean;
   /** What deserves a look, one sentence each. */
@@ -17,19 +19,25 @@ export interface Offer {
 /** A snapshot as the configuration lets clients see it. */
 export function offerOf(server: ServerConfig, snapshot: Snapshot, pageSize: number): Offer {
   const warnings: string[] = [];
+  const capabilityOf = (kind: ListKind) => (kind === 'resourceTemplates' ? 'resources' : kind);
+  const caching = forEachKind((kind) => {
+    const hasList = snapshot[kind].length > 0 || snapshot.capabilities[capabilityOf(kind)] !== undefined;
+    return hasList ? (snapshot.caching?.[kind] ?? uncached) : undefined;
+  });
   const listing = (kind: ListKind) => {
     const offered = entriesOf(server.name, kind, snapshot[kind], warnings);
     return new Listing(
       kind,
       kind === 'tools' ? configuredTools(server, offered, warnings) : offered,
       pageSize,
+      caching[kind],
     );
   };
   const lists = forEachKind(listing);
   const hasResources =
     snapshot.capabilities.resources !== undefined ||
     snapshot.resources.length + snapshot.resourceTemplates.length > 0;
-  return { lists, hasResources, warnings };
+  return { lists, caching, hasResources, warnings };
 }
 
 /** Entries that can be told apart: those without a key, and second ones with the same key, are left out. */

@@ -3,6 +3,13 @@ import type { Params } from '../protocol/jsonrpc.ts';
 /** A tool, prompt, resource or resource template as its server described it, unknown fields and all. */
 export type Entry = Params;
 
+/** How long a list may be kept, and by whom, as a modern server says (specification 2026-07-28, server utilities, caching). */
+export interface Caching {
+  ttlMs: number;
+  /** `public`: the same for everybody. */
+  cacheScope: 'public' | 'private';
+}
+
 /** All that one server offers, read at one time. */
 export interface Snapshot {
   protocolVersion: string;
@@ -13,6 +20,8 @@ export interface Snapshot {
   resources: Entry[];
   resourceTemplates: Entry[];
   prompts: Entry[];
+  /** Of each list, where its server says it. */
+  caching?: Partial<Record<'tools' | 'prompts' | 'resources' | 'resourceTemplates', Caching>>;
 }
 
 /** Where snapshots come from. */

@@ -1,7 +1,16 @@
 import type { Config, ServerConfig } from '../config/schema.ts';
-import { forEachKind, keyFields, Listing, type ListKind, type Offered } from './listing.ts';
+import {
+  forEachKind,
+  keyFields,
+  Listing,
+  type ListKind,
+  leastCaching,
+  type Offered,
+  uncached,
+} from './listing.ts';
 import { assignNames, exposedName, type NameClaim, type NameClaims, type NameRequest } from './naming.ts';
 import { type Offer, quoted } from './offer.ts';
+import type { Caching } from './snapshot.ts';
 import { parseUriTemplate, type UriTemplate } from './uri-template.ts';
 
 /** Where a call goes: a server and its own name or URI for the thing. */
@@ -35,7 +44,9 @@ export class View {
       hasResources ? [server] : [],
     );
     const merged = forEachKind((kind) => this.#merge(kind, claims[kind]));
-    this.lists = forEachKind((kind) => new Listing(kind, merged[kind].offered, pageSize));
+    this.lists = forEachKind(
+      (kind) => new Listing(kind, merged[kind].offered, pageSize, this.#caching(kind)),
+    );
     this.claims = forEachKind((kind) => merged[kind].named);
   }
 
@@ -80,6 +91,17 @@ export class View {
   /** The URI that `server` lists, as all servers' clients see it; undefined when it lists no such one. */
   exposedUri(server: string, uri: string): string | undefined {
     return this.claims.resources.get(server)?.get(uri)?.exposed;
+  }
+
+  #caching(kind: ListKind): Caching {
+    const all: Caching[] = [];
+    for (const { name, enabled } of this.#config.servers.values()) {
+      const offer = this.#offers.get(name);
+      const caching = offer ? offer.caching[kind] : uncached;
+      // What is not known yet may appear at any moment.
+      if (enabled && caching) all.push(caching);
+    }
+    return leastCaching(all);
   }
 
   #merge(kind: ListKind, claims: NameClaims) {

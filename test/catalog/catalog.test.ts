@@ -332,6 +332,117 @@ describe('a restart with a kept catalog', () => {
     await catalog.list('tools', undefined);
     expect(source.reads.sort()).toEqual(['a', 'b']);
   });
+
+  it('reads anew what was kept before eras were told apart, and shows it until then', async () => {
+    const store = new CountingStore();
+    const first = bench([serverNamed('a', { prefix: '' })], { store });
+    first.source.answers.set('a', snapshotOf({ toolNames: ['one'] }));
+    await first.catalog.start();
+    await first.catalog.list('tools', undefined);
+    await pass(1);
+    await first.catalog.close();
+    await store.set('catalog/a', { ...(await store.get<object>('catalog/a')), format: 1 });
+
+    const { catalog, source } = bench([serverNamed('a', { prefix: '' })], { store });
+    const modern = Promise.withResolvers<Snapshot>();
+    source.answers.set('a', modern.promise);
+    await catalog.start();
+    expect(namesOf(await catalog.list('tools', undefined))).toEqual(['one']);
+    expect(catalog.keptEra('a')).toBeUndefined();
+    modern.resolve(snapshotOf({ toolNames: ['one'], protocolVersion: '2026-07-28' }));
+    await pass(1);
+    expect(source.reads).toEqual(['a']);
+    expect(catalog.keptEra('a')).toEqual({ era: 'modern', digest: 'sha256:one' });
+  });
+
+  it('keeps the era of a server for the configuration that it was read with', async () => {
+    const store = new CountingStore();
+    const first = bench([serverNamed('a'), serverNamed('b')], { store });
+    first.source.answers.set('a', snapshotOf({ protocolVersion: '2026-07-28' }));
+    first.source.digests.set('b', new Error('no engine'));
+    await first.catalog.start();
+    await first.catalog.list('tools', undefined);
+    await pass(1);
+    expect(first.catalog.keptEra('a')).toEqual({ era: 'modern', digest: 'sha256:one' });
+    // What ran is not known.
+    expect(first.catalog.keptEra('b')).toBeUndefined();
+    await first.catalog.close();
+
+    const second = bench([serverNamed('a', { command: ['other'] })], { store });
+    await second.catalog.start();
+    expect(second.catalog.keptEra('a')).toBeUndefined();
+  });
+});
+
+describe('how long lists may be kept', () => {
+  const modern = (ttlMs: number, cacheScope: 'public' | 'private' = 'public') =>
+    snapshotOf({
+      toolNames: ['one', 'two', 'three'],
+      protocolVersion: '2026-07-28',
+      caching: { tools: { ttlMs, cacheScope } },
+    });
+  const caching = async (answers: Record<string, Snapshot>, scope?: string) => {
+    const made = bench(
+      Object.keys(answers).map((name) => serverNamed(name)),
+      { pageSize: 2 },
+    );
+    for (const [name, snapshot] of Object.entries(answers)) made.source.answers.set(name, snapshot);
+    await made.catalog.start();
+    const first = await made.catalog.page('tools', scope);
+    const second = await made.catalog.page('tools', scope, first.nextCursor);
+    expect(second.caching).toEqual(first.caching);
+    return first.caching;
+  };
+
+  it('is what the server says, of a server alone', async () => {
+    const answers = { a: modern(5000), b: modern(60_000, 'private') };
+    expect(await caching(answers, 'a')).toEqual({ ttlMs: 5000, cacheScope: 'public' });
+    expect(await caching(answers, 'b')).toEqual({ ttlMs: 60_000, cacheScope: 'private' });
+  });
+
+  it('is the least of all servers that have the list', async () => {
+    expect(await caching({ a: modern(5000), b: modern(60_000, 'private') })).toEqual({
+      ttlMs: 5000,
+      cacheScope: 'private',
+    });
+    expect(await caching({ a: modern(5000), b: modern(60_000) })).toEqual({
+      ttlMs: 5000,
+      cacheScope: 'public',
+    });
+    const legacy = snapshotOf({ toolNames: ['old'] });
+    expect(await caching({ a: modern(5000), b: legacy })).toEqual({ ttlMs: 0, cacheScope: 'private' });
+    const promptsAlone = snapshotOf({ capabilities: { prompts: {} } });
+    expect(await caching({ a: modern(5000), b: promptsAlone })).toEqual({
+      ttlMs: 5000,
+      cacheScope: 'public',
+    });
+  });
+
+  it('is not at all while a server is not known', async () => {
+    const made = bench([serverNamed('a'), serverNamed('b')]);
+    made.source.answers.set('a', modern(5000));
+    made.source.answers.set('b', new GatewayError('start_failed', 'It broke.'));
+    await made.catalog.start();
+    expect((await made.catalog.page('tools', undefined)).caching).toEqual({
+      ttlMs: 0,
+      cacheScope: 'private',
+    });
+    expect((await made.catalog.page('tools', 'a')).caching).toEqual({ ttlMs: 5000, cacheScope: 'public' });
+  });
+
+  it('changes without an announcement', async () => {
+    const made = bench([serverNamed('a')]);
+    made.source.answers.set('a', modern(5000));
+    await made.catalog.start();
+    await made.catalog.list('tools', undefined);
+    await pass(1000);
+    made.changes.length = 0;
+    made.source.answers.set('a', modern(7000));
+    await made.catalog.refresh('a', 'started');
+    await pass(1000);
+    expect((await made.catalog.page('tools', undefined)).caching.ttlMs).toBe(7000);
+    expect(made.changes).toEqual([]);
+  });
 });
 
 describe('reading again', () => {
