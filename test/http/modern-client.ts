@@ -86,9 +86,9 @@ export class ModernClient {
   }
 
   /** Opens a stream and reads on; `messages` grows. */
-  async open(method: string, params: Any = {}) {
+  async open(method: string, params: Any = {}, meta: object = {}) {
     const abort = new AbortController();
-    const message = this.message(method, params);
+    const message = this.message(method, params, meta);
     const response = await this.send(message, {}, abort.signal);
     const messages: Any[] = [];
     const read = async () => {

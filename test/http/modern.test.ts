@@ -9,13 +9,23 @@ const serverInfo = 'io.modelcontextprotocol/serverInfo';
 
 let gateway: TestGateway;
 
+/** How many calls the server was told to stop. */
+const cancellations = async (client: ModernClient): Promise<number> =>
+  (await client.call('cancellations')).answer.result.structuredContent.cancelled.length;
+
 beforeAll(async () => {
   gateway = await startGateway({
     servers: {
       // A call that waits for its client keeps a shared server that asks from everybody else.
       everything: { env: { ERA: 'legacy' }, timeouts: { client: '2s' } },
       modern: { fixture: 'everything', env: { ERA: 'modern' } },
-      own: { fixture: 'everything', env: { ERA: 'legacy' }, isolation: 'session' },
+      plain: { fixture: 'everything', env: { ERA: 'legacy' } },
+      own: {
+        fixture: 'everything',
+        env: { ERA: 'legacy' },
+        isolation: 'session',
+        timeouts: { client: '2s' },
+      },
     },
   });
   await gateway.settled();
@@ -177,17 +187,14 @@ describe('a modern request', () => {
   });
 
   it('is cancelled by closing its connection', async () => {
-    for (const server of ['everything', 'modern']) {
+    for (const server of ['plain', 'modern']) {
       const client = new ModernClient(gateway, `/${server}/mcp`);
-      const count = async () =>
-        JSON.parse((await client.call('cancellations')).answer.result.content[0].text).length;
+      const count = () => cancellations(client);
       const before = await count();
-      const abort = new AbortController();
-      const sleep = client.message('tools/call', { name: 'sleep', arguments: { ms: 60_000 } });
-      const sent = client.send(sleep, {}, abort.signal).catch(() => undefined);
-      await until(() => gateway.app.fleet.status(server).instances.some(({ leases }) => leases > 0));
-      abort.abort();
-      await sent;
+      const progress = { name: 'progress', arguments: { steps: 1000, ms: 50 } };
+      const call = await client.open('tools/call', progress, { progressToken: 1 });
+      await until(() => call.messages.length > 0);
+      call.close();
       await until(async () => (await count()) > before);
       await until(() => gateway.app.fleet.status(server).instances.every(({ leases }) => leases === 0));
     }
@@ -259,18 +266,14 @@ describe('a legacy server that asks a modern client', () => {
   });
 
   it('has a call cancelled whose client does not come back', async () => {
-    const client = new ModernClient(gateway, '/everything/mcp', all);
-    const count = async () =>
-      JSON.parse((await client.call('cancellations')).answer.result.content[0].text).length;
-    const before = await count();
+    const client = new ModernClient(gateway, '/own/mcp', all, { 'mcp-gateway-client': 'eve' });
     const { requestState } = (await client.call('ask_elicitation', { message: 'a' })).answer.result;
-    // One call at a time: this one waits until the parked one is over.
-    expect(await count()).toBe(before + 1);
+    await until(async () => (await cancellations(client)) === 1);
     expect(await client.call('ask_elicitation', { message: 'a' }, { requestState })).toMatchObject({
       status: 400,
       answer: { error: { code: -32602, data: { code: 'state_refused' } } },
     });
-    await until(() => gateway.app.fleet.status('everything').instances.every(({ leases }) => leases === 0));
+    await until(() => gateway.app.fleet.status('own').instances.every(({ leases }) => leases === 0));
   });
 
   it('is declined what the client cannot do, and the client told what is missing', async () => {
