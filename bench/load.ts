@@ -8,10 +8,18 @@ export class LoadClient {
     'content-type': 'application/json',
     accept: 'application/json, text/event-stream',
   };
+  #isModern = false;
   #nextId = 1;
 
   constructor(url: string) {
     this.#url = new URL(url);
+  }
+
+  /** A client of the modern era: no session, every request says all. */
+  static modern(url: string): LoadClient {
+    const client = new LoadClient(url);
+    client.#isModern = true;
+    return client;
   }
 
   /** A client with a session of its own. */
@@ -36,7 +44,8 @@ export class LoadClient {
   /** The text of the answer's JSON; throws when it is not the answer to this request, or an error. */
   async call(method: string, params: object): Promise<string> {
     const id = this.#nextId++;
-    const { text } = await this.#post({ jsonrpc: '2.0', id, method, params });
+    const message = { jsonrpc: '2.0', id, method, params };
+    const { text } = await (this.#isModern ? this.#postModern(message) : this.#post(message));
     if (!text.includes(`"id":${id}`) || text.includes('"error":{'))
       throw new Error(`unexpected: ${text.slice(0, 300)}`);
     return text;
@@ -46,13 +55,32 @@ export class LoadClient {
     this.#agent.destroy();
   }
 
-  #post(message: object): Promise<{ text: string; headers: NodeJS.Dict<string | string[]> }> {
+  #postModern({ params, ...message }: { method: string; params: { name?: string } }) {
+    const _meta = {
+      'io.modelcontextprotocol/protocolVersion': '2026-07-28',
+      'io.modelcontextprotocol/clientInfo': { name: 'bench', version: '1' },
+      'io.modelcontextprotocol/clientCapabilities': {},
+    };
+    return this.#post(
+      { ...message, params: { ...params, _meta } },
+      {
+        'mcp-protocol-version': '2026-07-28',
+        'mcp-method': message.method,
+        ...(params.name !== undefined && { 'mcp-name': params.name }),
+      },
+    );
+  }
+
+  #post(
+    message: object,
+    more: Record<string, string> = {},
+  ): Promise<{ text: string; headers: NodeJS.Dict<string | string[]> }> {
     const body = JSON.stringify(message);
     return new Promise((resolve, reject) => {
       const outgoing = request(this.#url, {
         method: 'POST',
         agent: this.#agent,
-        headers: { ...this.#headers, 'content-length': Buffer.byteLength(body) },
+        headers: { ...this.#headers, ...more, 'content-length': Buffer.byteLength(body) },
       });
       outgoing.on('error', reject);
       outgoing.on('response', (incoming) => {

@@ -1,10 +1,11 @@
 /**
  * `npm run bench`: every figure beside its floor, measured in the same run, in interleaved rounds. Writes bench/results.json and,
- * from it, bench/results.md. `-- --only cold,warm` runs some of the figures and leaves the others as they were.
+ * from it, bench/results.md. `-- --only cold,warm` runs some of the figures and leaves the others as they were. `-- --before <commit>`
+ * puts the gateway of another commit beside this one (the figure `eras`).
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, rm } from 'node:fs/promises';
+import { readFile, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { containersOf, fixture } from '../test/e2e/engine.ts';
@@ -15,7 +16,9 @@ import { configurationOf, engine, startRaw } from './floor.ts';
 import { LoadClient, type Spread, spread, throughput, time } from './load.ts';
 import { type Figure, report } from './report.ts';
 
-const { values: flags } = parseArgs({ options: { only: { type: 'string' }, rounds: { type: 'string' } } });
+const { values: flags } = parseArgs({
+  options: { only: { type: 'string' }, rounds: { type: 'string' }, before: { type: 'string' } },
+});
 const rounds = Number(flags.rounds ?? 15);
 const figures: Figure[] = [];
 const built: [string, ...string[]] = [process.execPath, join(root, 'dist/main.js')];
@@ -46,10 +49,11 @@ function record(figure: string, unit: string, value: Spread, floor: Spread | und
 async function withGateway(
   config: string,
   measure: (gateway: GatewayProcess, client: LoadClient) => Promise<void>,
+  program = built,
 ) {
   await using gateway = await startGateway({
     config,
-    program: built,
+    program,
     discovered: true,
     env: { LOG_LEVEL: 'warn' },
   });
@@ -154,6 +158,73 @@ async function warm(): Promise<void> {
     floor.close();
     floorProcess.kill();
   });
+}
+
+/** A warm call of either era, against the one era of an earlier gateway. */
+async function eras(): Promise<void> {
+  const commit = flags.before;
+  if (commit === undefined) {
+    console.log('eras: skipped, as there is nothing to compare with; give --before <commit>');
+    return;
+  }
+  await using earlier = await checkout(commit);
+  const config = `servers:\n${fixture('warm', 'tiny.mjs', { concurrency: 64 })}`;
+  await withGateway(config, async (gateway, legacy) => {
+    const modern = LoadClient.modern(`${gateway.url}/mcp`);
+    await withGateway(
+      config,
+      async (_, before) => {
+        const sides = [legacy, modern, before].map((client) => ({
+          work: () => client.call('tools/call', echo('warm')),
+          latencies: [] as number[],
+          rates: [] as number[],
+        }));
+        for (const { work } of sides) await throughput(32, 3000, work);
+        for (let round = 0; round < rounds; round += 1) {
+          for (const { work, latencies, rates } of sides) {
+            const calls: number[] = [];
+            for (let call = 0; call < 300; call += 1) calls.push(await time(work));
+            latencies.push(spread(calls).median);
+            rates.push(await throughput(32, 3000, work));
+          }
+        }
+        const [now, nowModern, then] = sides.map(({ latencies, rates }) => [
+          spread(latencies),
+          spread(rates),
+        ]);
+        const goal = `≤ 1.05 × ${commit}`;
+        record('warm call p50, legacy client, ÷ earlier', 'ms', now![0]!, then![0], goal);
+        record('warm call p50, modern client, ÷ earlier', 'ms', nowModern![0]!, then![0], goal);
+        record('calls/s at 32, legacy client, ÷ earlier', '1/s', now![1]!, then![1], `≥ 0.95 × ${commit}`);
+        record(
+          'calls/s at 32, modern client, ÷ earlier',
+          '1/s',
+          nowModern![1]!,
+          then![1],
+          `≥ 0.95 × ${commit}`,
+        );
+      },
+      earlier.program,
+    );
+    modern.close();
+  });
+}
+
+/** The gateway as it was at a commit, built with the packages of now. */
+async function checkout(commit: string): Promise<{ program: [string, ...string[]] } & AsyncDisposable> {
+  const folder = join(await temporaryFolder(), 'earlier');
+  const git = async (...args: string[]) => {
+    const { code, stderr } = await run('git', args, { cwd: root });
+    if (code !== 0) throw new Error(stderr);
+  };
+  await git('worktree', 'add', '--detach', folder, commit);
+  await symlink(join(root, 'node_modules'), join(folder, 'node_modules'));
+  const { code, stdout } = await run('npm', ['run', '--silent', 'build'], { cwd: folder });
+  if (code !== 0) throw new Error(stdout);
+  return {
+    program: [process.execPath, join(folder, 'dist/main.js')],
+    [Symbol.asyncDispose]: () => git('worktree', 'remove', '--force', folder),
+  };
 }
 
 /** 50 servers of 20 tools: lists, readiness with a kept catalog, memory. */
@@ -282,7 +353,7 @@ async function crowd(): Promise<void> {
   });
 }
 
-const suites = { cold, paused, warm, large, fifty, crowd };
+const suites = { cold, paused, warm, eras, large, fifty, crowd };
 const chosen = flags.only?.split(',') ?? Object.keys(suites);
 const build = await run('npm', ['run', '--silent', 'build'], { cwd: root });
 if (build.code !== 0) throw new Error(build.stdout + build.stderr);
