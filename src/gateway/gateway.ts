@@ -294,10 +294,15 @@ export class Gateway implements InstanceListener {
   }
 
   /**
-   * Answers a modern request; see `ModernRequests.answer`. `signal` aborts when its client has gone, which cancels it.
+   * Answers a modern request; see `ModernRequests.answer`. `gone` is to be aborted when its client has gone, which cancels it.
    */
-  modern(request: Request, origin: Origin, stream: Stream, signal: AbortSignal): Promise<Reply | undefined> {
-    return this.#modern.answer(request, origin, stream, signal);
+  modern(
+    request: Request,
+    origin: Origin,
+    stream: Stream,
+    gone: AbortController,
+  ): Promise<Reply | undefined> {
+    return this.#modern.answer(request, origin, stream, gone);
   }
 
   /** The parameters of a tool that modern clients over HTTP repeat in headers; none where there is no such tool. */

@@ -52,6 +52,8 @@ interface Asked extends Caller {
   readonly params: Params;
   readonly principal: string;
   readonly client: ClientContext;
+  /** Aborts `signal`. */
+  readonly gone: AbortController;
 }
 
 type Answer = Outcome | { resultJson: string };
@@ -115,8 +117,9 @@ export class ModernRequests {
     request: Request,
     origin: Origin,
     stream: Stream,
-    signal: AbortSignal,
+    gone: AbortController,
   ): Promise<Reply | undefined> {
+    const { signal } = gone;
     const client = contextOf(request);
     const handler = this.#methods.get(request.method);
     if (!handler) {
@@ -130,7 +133,17 @@ export class ModernRequests {
     const affinity = affinityOf(origin);
     const params = withoutContext(request.params!);
     try {
-      const answer = await handler({ request, params, scope, principal, affinity, client, stream, signal });
+      const answer = await handler({
+        request,
+        params,
+        scope,
+        principal,
+        affinity,
+        client,
+        stream,
+        signal,
+        gone,
+      });
       if (signal.aborted) return undefined;
       if ('resultJson' in answer) return { id: request.id, resultJson: answer.resultJson };
       if ('result' in answer) return success(request.id, answer.result);
@@ -237,7 +250,7 @@ export class ModernRequests {
   /** A modern client's call at a legacy server. */
   async #begin(asked: Asked, target: Target): Promise<Answer> {
     const { server } = target;
-    const call = new OpenCall(target);
+    const call = new OpenCall(target, asked.gone);
     const release = this.#levels.hold(server, asked.affinity, asked.client.logLevel);
     const turn = call.turn(this.#visitOf(asked));
     const work = this.#relay.call(target, {
@@ -272,7 +285,10 @@ export class ModernRequests {
     const { server } = call.target;
     const limitMs = this.#serverNamed(server)?.timeouts.clientMs ?? 300_000;
     if ('questions' in turn) {
-      return inputRequired(turn.questions, await this.#parked.park(call, limitMs, bindingOf(asked)));
+      return inputRequired(
+        turn.questions,
+        await this.#parked.park(call, limitMs, bindingOf(asked), asked.signal),
+      );
     }
     if ('lacking' in turn) {
       void this.#finish(call);

@@ -37,7 +37,7 @@ const maxQuestions = 100;
  */
 export class OpenCall {
   readonly target: Target;
-  readonly #abort = new AbortController();
+  readonly #abort: AbortController;
   readonly #questions = new Map<string, Question>();
   #nextQuestion = 1;
   #visit: Visit | undefined;
@@ -47,8 +47,10 @@ export class OpenCall {
   #ended: { outcome: Outcome } | { error: unknown } | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(target: Target) {
+  /** `abort` is that of the request that made the call: while the call waits for its client, nobody else aborts it. */
+  constructor(target: Target, abort: AbortController) {
     this.target = target;
+    this.#abort = abort;
   }
 
   /** Aborts when the call is given up. */
@@ -74,11 +76,13 @@ export class OpenCall {
 
   /** The client works on it; when it goes away, the call is over. Rejects with what the call was rejected with. */
   async turn(visit: Visit): Promise<Turn> {
-    const onGone = () => this.giveUp(visit.signal.reason);
+    const { signal } = visit;
+    const isFirst = signal === this.signal;
+    const onGone = () => this.giveUp(signal.reason);
     this.#visit = visit;
     this.#capabilities = visit.client.capabilities;
-    visit.signal.addEventListener('abort', onGone, { once: true });
-    if (visit.signal.aborted) onGone();
+    if (!isFirst) signal.addEventListener('abort', onGone, { once: true });
+    if (signal.aborted) onGone();
     try {
       while (!this.#hasNews) {
         await new Promise<void>((resolve) => {
@@ -89,7 +93,7 @@ export class OpenCall {
     } finally {
       this.#wake = undefined;
       this.#visit = undefined;
-      visit.signal.removeEventListener('abort', onGone);
+      if (!isFirst) signal.removeEventListener('abort', onGone);
     }
   }
 

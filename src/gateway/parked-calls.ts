@@ -22,6 +22,7 @@ export class ParkedCalls {
   readonly #states: RequestStates;
   readonly #clock: Clock;
   readonly #parked = new Map<string, Parked>();
+  #isClosed = false;
 
   constructor({ states, clock }: { states: RequestStates; clock: Clock }) {
     this.#states = states;
@@ -36,16 +37,23 @@ export class ParkedCalls {
     return this.#parked.size >= maxParked;
   }
 
-  /** Parks a call for `limitMs`. Resolves with the state that brings it back, once. */
-  async park(call: OpenCall, limitMs: number, binding: StateBinding): Promise<string> {
+  /**
+   * Parks a call for `limitMs`. Resolves with the state that brings it back, once. Where `signal` has aborted there is nobody to give
+   * it to, and the call is given up.
+   */
+  async park(call: OpenCall, limitMs: number, binding: StateBinding, signal: AbortSignal): Promise<string> {
     const id = randomBytes(12).toString('base64url');
-    // Before anything is waited for: a call that is nobody's must have an end.
+    const state = await this.#states.sign(id, limitMs, binding);
+    if (signal.aborted || this.#isClosed) {
+      call.giveUp(signal.reason);
+      return state;
+    }
     const cancelExpiry = this.#clock.schedule(() => {
       this.#parked.delete(id);
       call.giveUp('The client did not come back');
     }, limitMs);
     this.#parked.set(id, { call, cancelExpiry });
-    return this.#states.sign(id, limitMs, binding);
+    return state;
   }
 
   /** A state for a request that is simply to be made again: nothing waits. */
@@ -65,6 +73,7 @@ export class ParkedCalls {
   }
 
   close(): void {
+    this.#isClosed = true;
     const reason = new GatewayError('draining', 'The gateway is shutting down');
     for (const { call, cancelExpiry } of this.#parked.values()) {
       cancelExpiry();

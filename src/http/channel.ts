@@ -313,11 +313,7 @@ export class Channel {
     const { signal } = abort;
     this.#modern.set(key, abort);
     void this.#answer(async (stream) => {
-      const reply = await replyTo(
-        request.id,
-        gateway.modern(request, this.#origin, stream, signal),
-        'modern',
-      );
+      const reply = await replyTo(request.id, gateway.modern(request, this.#origin, stream, abort), 'modern');
       // A client that used an id twice has the later call under it.
       if (this.#modern.get(key) === abort) this.#modern.delete(key);
       return signal.aborted ? undefined : reply;

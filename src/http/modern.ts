@@ -71,7 +71,7 @@ export class ModernEndpoint {
         const mirrored = found instanceof Promise ? await found : found;
         if (mirrored.length > 0) checkMirrored(incoming.headers, mirrored, request.params?.arguments);
       }
-      const reply = await gateway.modern(request, origin, stream, gone.signal);
+      const reply = await gateway.modern(request, origin, stream, gone);
       stream.finish(reply === undefined ? [] : [reply], false, reply && statusOf(reply));
     } catch (error) {
       stream.finish([failureOf(request.id, error, 'modern')], false, asGatewayError(error).httpStatus);

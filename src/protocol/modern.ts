@@ -61,16 +61,21 @@ export function contextOf({ params }: Request): ClientContext {
 export function withoutContext(params: Params): Params {
   const { _meta: meta, ...rest } = params;
   if (!isObject(meta)) return params;
-  const {
-    [metaKeys.version]: _,
-    [metaKeys.clientInfo]: __,
-    [metaKeys.clientCapabilities]: ___,
-    [metaKeys.logLevel]: ____,
-    ...kept
-  } = meta;
-  for (const _key in kept) return { ...rest, _meta: kept };
-  return rest;
+  let kept: Params | undefined;
+  for (const key in meta) {
+    if (ofTheHop.has(key)) continue;
+    kept ??= {};
+    kept[key] = meta[key];
+  }
+  return kept ? { ...rest, _meta: kept } : rest;
 }
+
+const ofTheHop = new Set<string>([
+  metaKeys.version,
+  metaKeys.clientInfo,
+  metaKeys.clientCapabilities,
+  metaKeys.logLevel,
+]);
 
 /** The error for a version that we do not speak. */
 export function versionUnknown(requested: string): GatewayError {
