@@ -1,5 +1,6 @@
 import { GatewayError, systemCodeOf } from '../base/errors.ts';
 import { loadConfig } from '../config/load.ts';
+import type { Config } from '../config/schema.ts';
 import type { ConfigOptions } from './program.ts';
 
 /** What the gateway answers when it cannot do what was asked (RFC 9457). */
@@ -19,11 +20,7 @@ export class GatewayClient {
 
   /** Where the flags, the environment and servers.yaml say that the gateway listens. */
   static async find(options: ConfigOptions): Promise<GatewayClient> {
-    const { host, port } = await address(options);
-    const reachable = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
-    return new GatewayClient(
-      new URL(`http://${reachable.includes(':') ? `[${reachable}]` : reachable}:${port}`),
-    );
+    return new GatewayClient((await locate(options)).base);
   }
 
   async get<T>(path: string): Promise<T> {
@@ -66,18 +63,29 @@ export class GatewayClient {
   }
 }
 
-/** Without a servers.yaml the flags, the environment and the defaults still say where to look. */
-async function address(options: ConfigOptions): Promise<{ host: string; port: number }> {
+/** Where the gateway listens, and its configuration where that can be read; else the problem with it. */
+export async function locate(
+  options: ConfigOptions,
+): Promise<{ base: URL; config?: Config; problem?: unknown }> {
   try {
-    return (await loadConfig({ file: options.config ?? options.registry, overrides: options, mode: 'start' }))
-      .gateway;
-  } catch (error) {
-    if (options.config ?? options.registry) throw error;
-    return {
-      host: options.host ?? process.env.GATEWAY_HOST ?? '127.0.0.1',
-      port: options.port ?? portFrom(process.env.GATEWAY_PORT || '8000'),
-    };
+    const config = await loadConfig({
+      file: options.config ?? options.registry,
+      overrides: options,
+      mode: 'start',
+    });
+    return { base: baseOf(config.gateway), config };
+  } catch (problem) {
+    if (options.config ?? options.registry) throw problem;
+    // Without a servers.yaml the flags, the environment and the defaults still say where to look.
+    const host = options.host ?? process.env.GATEWAY_HOST ?? '127.0.0.1';
+    const port = options.port ?? portFrom(process.env.GATEWAY_PORT || '8000');
+    return { base: baseOf({ host, port }), problem };
   }
+}
+
+function baseOf({ host, port }: { host: string; port: number }): URL {
+  const reachable = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
+  return new URL(`http://${reachable.includes(':') ? `[${reachable}]` : reachable}:${port}`);
 }
 
 function portFrom(text: string): number {

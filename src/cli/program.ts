@@ -67,7 +67,24 @@ export async function runCli(argv: string[]): Promise<ExitCode> {
       '--fallback',
       'run servers that declare `fallback: process` without a container where no engine answers',
     )
+    .option(
+      '--end-when-unused <duration>',
+      'end when for this long (such as 60s) no client was connected and nothing but /health was asked for',
+    )
     .action(action(async (options) => (await import('./start.ts')).start(options)));
+
+  withConfig(program.command('stdio'))
+    .description(
+      'be an MCP server on stdin and stdout; starts a gateway in the background where none answers',
+    )
+    .option('--server <name>', 'this server alone, its names without a prefix')
+    .option('--host <address>', 'where the gateway listens, or is to listen')
+    .option('--port <number>', 'its port', port)
+    .option('--log-level <level>', 'of a gateway that is started: error, warn, info or debug')
+    .option('--allow-unauthenticated', 'of a gateway that is started: as of `start`')
+    .option('--fallback', 'of a gateway that is started: as of `start`')
+    .option('--end-when-unused <duration>', 'of a gateway that is started: as of `start`', '60s')
+    .action(action(async (options) => (await import('./stdio.ts')).stdio(options)));
 
   program
     .command('validate')

@@ -1,6 +1,8 @@
-import { createApp } from '../app.ts';
-import { messageOf } from '../base/errors.ts';
+import { type App, createApp } from '../app.ts';
+import { sleep } from '../base/async.ts';
+import { GatewayError, messageOf } from '../base/errors.ts';
 import { loadConfig } from '../config/load.ts';
+import { parseDurationMs } from '../config/schema.ts';
 import { Events } from '../observability/events.ts';
 import { createLogger, lineSink, logEvents } from '../observability/logger.ts';
 import type { ConfigOptions, ExitCode } from './program.ts';
@@ -11,10 +13,12 @@ interface StartOptions extends ConfigOptions {
   logLevel?: string;
   allowUnauthenticated?: boolean;
   fallback?: boolean;
+  endWhenUnused?: string;
 }
 
 /** `start`: runs until SIGTERM or SIGINT, drains within its bound; a second signal ends it at once. */
 export async function start(options: StartOptions): Promise<ExitCode> {
+  const unusedLimitMs = durationOf(options.endWhenUnused, '--end-when-unused');
   const config = await loadConfig({
     file: options.config ?? options.registry,
     overrides: options,
@@ -64,9 +68,32 @@ export async function start(options: StartOptions): Promise<ExitCode> {
     progress.stop();
     for (const line of banner(summary, origin)) progress.print(line);
   });
-  await ended;
+  const isUnused =
+    unusedLimitMs !== undefined && (await Promise.race([ended, untilUnused(app, unusedLimitMs)]));
+  if (isUnused) {
+    progress.print('No client is left: ending');
+    await app.drain();
+  } else await ended;
   progress.stop();
   return 0;
+}
+
+/** Resolves with true when nobody has used the gateway for so long. */
+async function untilUnused(app: App, limitMs: number): Promise<true> {
+  for (;;) {
+    const leftMs = limitMs - app.unusedMs();
+    if (leftMs <= 0) return true;
+    await sleep(leftMs);
+  }
+}
+
+function durationOf(text: string | undefined, flag: string): number | undefined {
+  if (text === undefined) return undefined;
+  const ms = parseDurationMs(text);
+  if (ms !== undefined) return ms;
+  throw new GatewayError('config_invalid', `${flag}: found "${text}", expected a duration.`, {
+    hint: 'Durations are 60, 60s, 5m or 500ms.',
+  });
 }
 
 function banner(summary: { servers: number; failed: string[]; tools: number }, origin: string): string[] {

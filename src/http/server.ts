@@ -55,6 +55,9 @@ export class HttpServer {
   #isDraining = false;
   /** Requests under way, GET streams excluded. */
   #active = 0;
+  /** The same with GET streams, but without those that ask for the gateway's health: watching it is no use of it. */
+  #inUse = 0;
+  #lastUseMs: number;
 
   constructor(options: HttpServerOptions) {
     const { config, gateway, sessions, events, clock = systemClock } = options;
@@ -130,11 +133,16 @@ export class HttpServer {
       },
     );
     this.#server.on('upgrade', (incoming, socket, head) => this.#upgrade(incoming, socket, head));
-    this.#server.on('request', (incoming, outgoing) => {
-      if (incoming.method === 'GET') return;
-      this.#active += 1;
+    this.#lastUseMs = clock.now();
+    this.#server.on('request', ({ method, url }, outgoing) => {
+      if (url?.startsWith('/health')) return;
+      const active = method === 'GET' ? 0 : 1;
+      this.#active += active;
+      this.#inUse += 1;
       outgoing.on('close', () => {
-        this.#active -= 1;
+        this.#active -= active;
+        this.#inUse -= 1;
+        this.#lastUseMs = clock.now();
       });
     });
   }
@@ -142,6 +150,12 @@ export class HttpServer {
   /** Whether requests are served: the port is bound and the gateway does not drain. */
   get isReady(): boolean {
     return this.#isListening && !this.#isDraining;
+  }
+
+  /** How long ago the last client went away or had its answer; 0 while there is one. */
+  unusedMs(): number {
+    if (this.#inUse > 0 || this.#sockets.size > 0) this.#lastUseMs = this.#clock.now();
+    return this.#clock.now() - this.#lastUseMs;
   }
 
   /** Binds the configured address. Throws `port_in_use`. */
@@ -181,6 +195,9 @@ export class HttpServer {
   }
 
   #upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.once('close', () => {
+      this.#lastUseMs = this.#clock.now();
+    });
     const objection = this.#guard.objection(incoming);
     const endpoint = mcpPath.exec(incoming.url ?? '');
     if (endpoint && !objection) void this.#sockets.upgrade(incoming, socket, head, endpoint[1]);

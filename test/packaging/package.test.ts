@@ -1,8 +1,11 @@
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { stateDirHolder } from '../../src/base/state-dir.ts';
 import { startGateway } from '../e2e/gateway-process.ts';
 import { root, run, temporaryFolder } from '../programs.ts';
+import { until } from '../waiting.ts';
+import { freePort } from './free-port.ts';
 
 /** The oldest Node that the package promises to run on. */
 const oldestNode = 'node@22';
@@ -58,5 +61,26 @@ describe('the published package', () => {
       code: 0,
       stdout: 'packed\n',
     });
+  });
+
+  it('is an MCP server on stdin and stdout', async () => {
+    const program = join(root, 'test/fixtures/servers/tiny.mjs');
+    const servers = { tiny: { type: 'process', command: [node, program] } };
+    const home = await mkdtemp(join(folder, 'stdio '));
+    const config = join(home, 'servers.yaml');
+    await writeFile(config, JSON.stringify({ gateway: { port: await freePort() }, servers }));
+    const requests = [
+      { id: 1, method: 'initialize', params: { protocolVersion: '2025-11-25', capabilities: {} } },
+      { id: 2, method: 'tools/call', params: { name: 'tiny__echo', arguments: { text: 'packed' } } },
+    ];
+    const { code, stdout, stderr } = await run(
+      node,
+      [bin, 'stdio', '--config', config, '--end-when-unused', '1s'],
+      { input: requests.map((request) => `${JSON.stringify({ jsonrpc: '2.0', ...request })}\n`).join('') },
+    );
+    expect(code, stderr).toBe(0);
+    expect(stdout).toContain('"text":"packed"');
+    const holder = () => stateDirHolder(join(home, 'state'));
+    await until(async () => (await holder()) === undefined, 'the gateway ends');
   });
 });
