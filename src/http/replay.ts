@@ -362,7 +362,6 @@ export class EventStream {
 }
 
 function* inOrderOfLoss({ streams }: Shelf): Iterable<EventStream> {
-  const all = [...streams.values()];
-  yield* all.filter((stream) => stream.isFinished);
-  yield* all.filter((stream) => !stream.isFinished);
+  for (const stream of streams.values()) if (stream.isFinished) yield stream;
+  for (const stream of streams.values()) if (!stream.isFinished) yield stream;
 }

@@ -145,7 +145,8 @@ export class PostStream implements Stream, Waiting {
 
   openEarly(): void {
     const outgoing = this.#outgoing;
-    if (!outgoing || outgoing.destroyed) return;
+    // It may have been refused.
+    if (!outgoing || outgoing.destroyed || outgoing.headersSent) return;
     if (this.#accepted.sse) {
       this.#open();
       return;
