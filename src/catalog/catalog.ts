@@ -300,6 +300,15 @@ export class Catalog {
     this.#sessionViews.delete(session);
   }
 
+  /** Its own instance is gone, and with it what that offered. False when nothing was set. */
+  dropSessionSnapshot(session: string, server: string): boolean {
+    const offers = this.#sessions.get(session);
+    if (!offers?.delete(server)) return false;
+    if (offers.size === 0) this.#sessions.delete(session);
+    this.#sessionViews.delete(session);
+    return true;
+  }
+
   endSession(session: string): void {
     this.#sessions.delete(session);
     this.#sessionViews.delete(session);

@@ -72,6 +72,10 @@ export class Conversation {
     this.#questionPrefix = `gw-${randomPrefix}-`;
   }
 
+  get affinity(): string {
+    return this.session.id;
+  }
+
   get scope(): string | undefined {
     return this.session.scope;
   }

@@ -6,7 +6,13 @@ import type { ListKind, Page, RefreshCause, Resolved, Route, Scope } from '../ca
 import type { Entry, Snapshot } from '../catalog/snapshot.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
 import type { FleetCallOptions } from '../lifecycle/fleet.ts';
-import type { InstanceListener, Outcome, OutgoingRequest, Purpose } from '../lifecycle/lease.ts';
+import {
+  type InstanceListener,
+  isSessionAffinity,
+  type Outcome,
+  type OutgoingRequest,
+  type Purpose,
+} from '../lifecycle/lease.ts';
 import type { Events } from '../observability/events.ts';
 import {
   clientContextOf,
@@ -68,6 +74,8 @@ export interface GatewayCatalog {
   learnInteractive(server: string): void;
   /** What a session's own instance offers, for this session's lists only. */
   setSessionSnapshot(session: string, server: string, snapshot: Snapshot): void;
+  /** Its own instance is gone; false when nothing was set. */
+  dropSessionSnapshot(session: string, server: string): boolean;
   endSession(session: string): void;
 }
 
@@ -592,7 +600,7 @@ export class Gateway implements InstanceListener {
     const list = changedLists.get(method);
     if (list) {
       if (affinity === undefined) this.#refresh(server, 'changed');
-      else if (conversation) void this.#refreshFor(conversation, server, list);
+      else void this.#refreshFor(affinity, server, list);
     } else if (method === 'notifications/resources/updated') {
       this.#notifications.resourceUpdated(feedOf(server, affinity), notification);
     } else if (method === 'notifications/elicitation/complete') {
@@ -624,21 +632,30 @@ export class Gateway implements InstanceListener {
     this.#catalog.learnInteractive(server);
   }
 
+  onEnded(server: string, affinity: string): void {
+    if (!this.#catalog.dropSessionSnapshot(affinity, server)) return;
+    this.#notifications.listsChangedFor(affinity, server, ['tools', 'resources', 'prompts']);
+  }
+
   #refresh(server: string, cause: RefreshCause): void {
     // How it ended is in the catalog's status.
     this.#catalog.refresh(server, cause).catch(() => {});
   }
 
-  /** A session's own instance has changed: so do this session's lists, and nobody else's. */
-  async #refreshFor(conversation: Conversation, server: string, list: ChangedList): Promise<void> {
-    const { session } = conversation;
+  /** The instance of one session or client has changed: so do its lists, and nobody else's. */
+  async #refreshFor(affinity: string, server: string, list: ChangedList): Promise<void> {
     try {
-      const snapshot = await this.#readSnapshot(server, session.id);
-      if (snapshot && !session.ended) this.#catalog.setSessionSnapshot(session.id, server, snapshot);
+      const snapshot = await this.#readSnapshot(server, affinity);
+      if (snapshot && this.#isAlive(affinity)) this.#catalog.setSessionSnapshot(affinity, server, snapshot);
     } catch {
       // It ended meanwhile, and its lists with it; the client is told all the same and asks again.
     }
-    if (!session.ended) this.#notifications.listChangedFor(conversation, list);
+    this.#notifications.listsChangedFor(affinity, server, [list]);
+  }
+
+  /** Modern clients have no end: their instances have. */
+  #isAlive(affinity: string): boolean {
+    return !isSessionAffinity(affinity) || this.#conversations.has(affinity);
   }
 
   #serverNamed(name: string): ServerConfig | undefined {

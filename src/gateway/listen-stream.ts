@@ -18,13 +18,21 @@ const maxEarly = 1000;
 /** One `subscriptions/listen` of a modern client: what it has opted in to, stamped with the id of its request. */
 export class ListenStream implements Recipient {
   readonly scope: Scope;
+  readonly affinity: string | undefined;
   readonly #id: Id;
   readonly #stream: Stream;
   readonly #lists: ReadonlySet<ChangedList>;
   #early: Notification[] | undefined = [];
 
-  constructor(options: { scope: Scope; id: Id; stream: Stream; lists: ReadonlySet<ChangedList> }) {
+  constructor(options: {
+    scope: Scope;
+    affinity: string | undefined;
+    id: Id;
+    stream: Stream;
+    lists: ReadonlySet<ChangedList>;
+  }) {
     this.scope = options.scope;
+    this.affinity = options.affinity;
     this.#id = options.id;
     this.#stream = options.stream;
     this.#lists = options.lists;

@@ -333,7 +333,7 @@ export class ModernRequests {
   // Notifications outside of requests
 
   async #listen(asked: Asked): Promise<Answer> {
-    const { request, params, scope, stream, signal } = asked;
+    const { request, params, scope, affinity, stream, signal } = asked;
     const wanted = params.notifications;
     if (!isObject(wanted)) {
       throw new GatewayError(
@@ -356,7 +356,7 @@ export class ModernRequests {
         (list) => wanted[listFilters[list]] === true && isObject(capabilities[list]),
       ),
     );
-    const listener = new ListenStream({ scope, id: request.id, stream, lists });
+    const listener = new ListenStream({ scope, affinity, id: request.id, stream, lists });
     const ending = new AbortController();
     const subscribed: (() => void)[] = [];
     this.#listening.add(ending);

@@ -11,6 +11,8 @@ export type ChangedList = 'tools' | 'resources' | 'prompts';
 /** Who is told what belongs to no request: a session, or a modern client's listen stream. */
 export interface Recipient {
   readonly scope: Scope;
+  /** The session or client that it is of; undefined: a client that does not say who it is. */
+  readonly affinity: string | undefined;
   /** Which changes of lists it wants to hear of; all unless given. */
   wants?(list: ChangedList): boolean;
   /** `keepAs` is the name under which it may wait for a client that cannot be reached now. */
@@ -55,10 +57,12 @@ export class Notifications {
     this.#cancelRound ??= this.#clock.schedule(() => this.#announce(), mergeDelayMs);
   }
 
-  /** A list has changed for one recipient. */
-  listChangedFor(recipient: Recipient, list: ChangedList): void {
-    const notification = listChanged(list);
-    recipient.notify(notification, notification.method);
+  /** Lists of a server have changed for one session or client alone. */
+  listsChangedFor(affinity: string, server: string, lists: Iterable<ChangedList>): void {
+    for (const recipient of this.#recipients) {
+      if (recipient.affinity !== affinity) continue;
+      if (recipient.scope === undefined || recipient.scope === server) tellOf(lists, recipient);
+    }
   }
 
   /** A log line of a session's own instance. One of a shared instance belongs to a call, or to nobody. */
@@ -147,9 +151,7 @@ export class Notifications {
     const all = new Set([...changed.values()].flatMap((lists) => [...lists]));
     for (const recipient of this.#recipients) {
       const { scope } = recipient;
-      for (const list of (scope === undefined ? all : changed.get(scope)) ?? []) {
-        if (recipient.wants?.(list) ?? true) this.listChangedFor(recipient, list);
-      }
+      tellOf((scope === undefined ? all : changed.get(scope)) ?? [], recipient);
     }
   }
 }
@@ -157,6 +159,14 @@ export class Notifications {
 /** Where updates of a server's resources come from: the shared instances, or those of one session or client. */
 export const feedOf = (server: string, affinity: string | undefined) =>
   affinity === undefined ? server : `${server} ${affinity}`;
+
+function tellOf(lists: Iterable<ChangedList>, recipient: Recipient): void {
+  for (const list of lists) {
+    if (recipient.wants && !recipient.wants(list)) continue;
+    const notification = listChanged(list);
+    recipient.notify(notification, notification.method);
+  }
+}
 
 const listChanged = (list: ChangedList): Notification => ({
   jsonrpc: '2.0',

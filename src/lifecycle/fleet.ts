@@ -49,6 +49,7 @@ const noListener: InstanceListener = {
   onRequest: () => Promise.reject(new Error('nobody listens')),
   onReady() {},
   onAsked() {},
+  onEnded() {},
 };
 
 /** All servers: leases on their instances, which exist only while they are needed. */
@@ -267,6 +268,7 @@ export class Fleet {
         this.#listener.onRequest(name, affinity, request, signal),
       onReady: (name, affinity, startedFor) => this.#listener.onReady(name, affinity, startedFor),
       onAsked: (name) => this.#listener.onAsked(name),
+      onEnded: (name, affinity) => this.#listener.onEnded(name, affinity),
     };
     return new Pool({
       server,

@@ -92,4 +92,6 @@ export interface InstanceListener {
   onReady(server: string, affinity: string | undefined, startedFor: Purpose): void;
   /** A shared instance asked its client for something: from now on it gets one call at a time. */
   onAsked(server: string): void;
+  /** A session, or a modern client, has no instance of its own any more. */
+  onEnded(server: string, affinity: string): void;
 }

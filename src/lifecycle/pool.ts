@@ -596,6 +596,9 @@ export class Pool {
         group.leaving.delete(member);
         this.#serve(group);
         this.keepMinimum();
+        if (group.affinity !== undefined && group.members.length + group.leaving.size === 0) {
+          listener.onEnded(name, group.affinity);
+        }
         this.#dropIfEmpty(group);
         onChange();
       },

@@ -13,6 +13,11 @@ let gateway: TestGateway;
 const cancellations = async (client: ModernClient): Promise<number> =>
   (await client.call('cancellations')).answer.result.structuredContent.cancelled.length;
 
+const toolsOf = async (client: ModernClient): Promise<Set<string>> => {
+  const { answer } = await client.request('tools/list');
+  return new Set(answer.result.tools.map(({ name }: { name: string }) => name));
+};
+
 beforeAll(async () => {
   gateway = await startGateway({
     servers: {
@@ -352,5 +357,27 @@ describe('a listen stream', () => {
       prompts.close();
       await Promise.all([tools.ended, prompts.ended]);
     }
+  });
+
+  it('of a client with an instance of its own has its changes, and nobody else has them', async () => {
+    const named = (name: string) => new ModernClient(gateway, '/own/mcp', {}, { 'mcp-gateway-client': name });
+    const [ada, bob] = [named('ada'), named('bob')];
+    const listen = (client: ModernClient) =>
+      client.open('subscriptions/listen', { notifications: { toolsListChanged: true } });
+    const [adas, bobs] = [await listen(ada), await listen(bob)];
+    await until(() => adas.messages.length === 1 && bobs.messages.length === 1);
+    await ada.call('add_tool', { name: 'for_ada' });
+    await until(() => adas.messages.length === 2);
+    expect((await toolsOf(ada)).has('for_ada')).toBe(true);
+    expect((await ada.call('for_ada')).answer.result.isError).not.toBe(true);
+    expect((await toolsOf(bob)).has('for_ada')).toBe(false);
+    expect(bobs.messages).toHaveLength(1);
+    // What an instance alone has offered is gone with it.
+    const own = gateway.app.fleet;
+    await own.stop('own');
+    await until(() => adas.messages.length === 3);
+    expect((await toolsOf(ada)).has('for_ada')).toBe(false);
+    adas.close();
+    bobs.close();
   });
 });

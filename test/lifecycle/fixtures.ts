@@ -75,6 +75,7 @@ export function scriptedFleet(
     onRequest: async () => ({ error: { code: -32601, message: 'nobody' } }),
     onReady() {},
     onAsked() {},
+    onEnded() {},
     ...options.listener,
   });
   return { fleet, runtime, clock, events };
