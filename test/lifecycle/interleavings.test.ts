@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type Deferred, deferred } from '../../src/base/async.ts';
 import { GatewayError } from '../../src/base/errors.ts';
-import type { Lease } from '../../src/lifecycle/lease.ts';
+import { clientAffinity, type Lease } from '../../src/lifecycle/lease.ts';
+import type { Era } from '../../src/protocol/eras.ts';
 import { type ServerSettings, scriptedFleet, serverOf } from './fixtures.ts';
 import { settle } from './held-clock.ts';
 
@@ -14,7 +15,7 @@ import { settle } from './held-clock.ts';
 
 type Step =
   | { do: 'call'; affinity: number; upkeep: boolean }
-  | { do: 'hold'; affinity: number }
+  | { do: 'hold'; affinity: number; isCall: boolean }
   | { do: 'release'; pick: number }
   | { do: 'abort'; pick: number }
   | { do: 'answer'; pick: number }
@@ -30,9 +31,12 @@ const pick = fc.nat(7);
 const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 6,
-    arbitrary: fc.record({ do: fc.constant('call' as const), affinity: fc.nat(2), upkeep: fc.boolean() }),
+    arbitrary: fc.record({ do: fc.constant('call' as const), affinity: fc.nat(3), upkeep: fc.boolean() }),
   },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('hold' as const), affinity: fc.nat(2) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ do: fc.constant('hold' as const), affinity: fc.nat(3), isCall: fc.boolean() }),
+  },
   { weight: 8, arbitrary: fc.record({ do: fc.constant('proceed' as const), pick }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('answer' as const), pick }) },
   {
@@ -60,15 +64,20 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 interface Gate {
-  kind: 'prepare' | 'start' | 'initialize' | 'send' | 'pause' | 'resume' | 'stop';
+  kind: 'prepare' | 'start' | 'discover' | 'initialize' | 'send' | 'pause' | 'resume' | 'stop';
   open: Deferred<void>;
   signal: AbortSignal | undefined;
   sinceMs: number;
 }
 
+/** What is known of the servers' era at first, and what it is. */
+type Eras = { known: Era | undefined; spoken: Era };
+const legacy: Eras = { known: 'legacy', spoken: 'legacy' };
+
 async function play(
   settings: ServerSettings,
   gateway: { maxInstances?: number },
+  eras: Eras,
   slowSends: boolean,
   end: 'rest' | 'drain' | 'kill',
   steps: Step[],
@@ -88,11 +97,24 @@ async function play(
     names.map((name) => serverOf(name, { idleTimeoutMs: 20_000, timeouts: { queueMs: 1e9 }, ...settings })),
     {
       gateway,
+      era: eras.known,
       listener: { onAsked: (name) => asking.add(name) },
       script: {
         prepare: () => gate('prepare'),
         start: (_server, { signal }) => gate('start', signal),
-        initialize: (instance, request) => gate('initialize').then(() => instance.ready(request)),
+        era: eras.spoken,
+        capabilities: { tools: { listChanged: true } },
+        initialize: (instance, request) =>
+          gate('initialize').then(() =>
+            eras.spoken === 'legacy' ? instance.ready(request) : instance.refuses(request),
+          ),
+        // Asked again, it is for a sign of life.
+        discover: (instance, request) => {
+          const isFirst = instance.requests('server/discover').length === 1;
+          (isFirst ? gate('discover') : Promise.resolve()).then(() =>
+            eras.spoken === 'modern' ? instance.discovered(request) : instance.refuses(request),
+          );
+        },
         onRequest: (instance, request) => {
           if (request.method === 'ping') instance.answer(request, {});
         },
@@ -112,7 +134,7 @@ async function play(
   const unsettled = new Set<number>();
   let calls = 0;
   let forced = false;
-  const nameOf = (affinity: number) => (affinity === 0 ? undefined : `s${affinity}`);
+  const nameOf = (affinity: number) => [undefined, 's1', 's2', clientAffinity('c')][affinity];
   const proceed = (from: Gate[], index: number) => {
     const [chosen] = from.splice(index % from.length, 1);
     return chosen!;
@@ -159,7 +181,7 @@ async function play(
         .then(
           (outcome) => {
             // Its own answer, and no other.
-            expect(outcome).toEqual({ era: 'legacy', result: { number } });
+            expect(outcome).toEqual({ era: eras.spoken, result: { number } });
             unsettled.delete(number);
           },
           (error) => {
@@ -167,7 +189,7 @@ async function play(
           },
         );
     } else if (action.do === 'hold') {
-      fleet.lease(name, { affinity: nameOf(action.affinity) }).then(
+      fleet.lease(name, { affinity: nameOf(action.affinity), purpose: action.isCall ? 'call' : 'hold' }).then(
         (lease) => (isOver ? lease.release() : leases.push(lease)),
         () => {},
       );
@@ -193,16 +215,14 @@ async function play(
     } else if (action.do === 'proceed') {
       if (gates.length > 0) proceed(gates, action.pick).open.resolve();
     } else if (action.do === 'fail') {
-      const fallible = gates.filter(
-        ({ kind }) => kind !== 'stop' && kind !== 'send' && kind !== 'initialize',
-      );
+      const fallible = gates.filter(({ kind }) => !['stop', 'send', 'initialize', 'discover'].includes(kind));
       if (fallible.length > 0) {
         const chosen = proceed(fallible, action.pick);
         gates.splice(gates.indexOf(chosen), 1);
         chosen.open.reject(new GatewayError('start_failed', `${chosen.kind} failed`));
       }
     } else if (action.do === 'endSession') {
-      if (action.affinity > 0) fleet.endSession(nameOf(action.affinity)!);
+      if (action.affinity === 1 || action.affinity === 2) fleet.endSession(nameOf(action.affinity)!);
     } else if (action.do === 'stop') {
       forced = true;
       void fleet.stop(name);
@@ -263,7 +283,8 @@ const runs = Number(process.env.LIFECYCLE_RUNS ?? 150);
 const steps = fc.array(step, { minLength: 5, maxLength: 60 });
 
 describe('whatever the order of events', () => {
-  const cases: [string, ServerSettings, { maxInstances?: number }][] = [
+  const unknown = (spoken: Era): Eras => ({ known: undefined, spoken });
+  const cases: [string, ServerSettings, { maxInstances?: number }, Eras?][] = [
     ['one instance', {}, {}],
     ['one instance, one call at a time, freezing', { concurrency: 1, pauseAfterMs: 1000 }, {}],
     ['three instances', { concurrency: 2, pool: { max: 3 } }, {}],
@@ -275,16 +296,27 @@ describe('whatever the order of events', () => {
       { concurrency: 2, pauseAfterMs: 1000 },
       { maxInstances: 1 },
     ],
+    ['an era to be found out', {}, {}, unknown('legacy')],
+    ['an era to be found out, three instances', { concurrency: 2, pool: { max: 3 } }, {}, unknown('legacy')],
+    [
+      'an era to be found out, an instance for each session',
+      { isolation: 'session' },
+      { maxInstances: 2 },
+      unknown('legacy'),
+    ],
+    ['the modern era to be found out, freezing', { pauseAfterMs: 1000 }, {}, unknown('modern')],
+    ['the modern era, memory that matters', { stateful: true }, {}, { known: 'modern', spoken: 'modern' }],
+    ['an era that has changed', {}, {}, { known: 'modern', spoken: 'legacy' }],
   ];
   it.each(cases)(
     'all promises are kept with %s',
-    async (_name, settings, gateway) => {
+    async (_name, settings, gateway, eras = legacy) => {
       await fc.assert(
         fc.asyncProperty(
           fc.boolean(),
           fc.constantFrom('rest' as const, 'rest' as const, 'drain' as const, 'kill' as const),
           steps,
-          (slowSends, end, order) => play(settings, gateway, slowSends, end, order),
+          (slowSends, end, order) => play(settings, gateway, eras, slowSends, end, order),
         ),
         { numRuns: runs },
       );

@@ -7,6 +7,7 @@ import { Discovery } from '../../src/lifecycle/discovery.ts';
 import { Fleet, type FleetCallOptions } from '../../src/lifecycle/fleet.ts';
 import type { InstanceListener, Outcome } from '../../src/lifecycle/lease.ts';
 import { Events } from '../../src/observability/events.ts';
+import type { Notification } from '../../src/protocol/jsonrpc.ts';
 import { ProcessRuntime } from '../../src/runtimes/process.ts';
 import { until } from '../waiting.ts';
 import { configOf, rejection, type ServerSettings, serverOf } from './fixtures.ts';
@@ -48,6 +49,7 @@ async function processFleet(
     onRequest: async () => ({ error: { code: -32601, message: 'nobody' } }),
     onReady() {},
     onAsked() {},
+    onEnded() {},
     ...listener,
   });
   cleanups.push(
@@ -344,5 +346,121 @@ describe('on real processes', () => {
     fleet.endSession('a');
     fleet.endSession('b');
     await until(() => fleet.status('notes').instances.length === 0);
+  });
+});
+
+describe('on real processes of either era', () => {
+  it.each(['modern', 'both'])(
+    'a server that speaks %s is spoken to in the modern era, by one instance',
+    async (ERA) => {
+      const { fleet, tool, started } = await processFleet({ all: program('everything', { env: { ERA } }) });
+      const pids = await Promise.all(Array.from({ length: 100 }, () => tool('all', 'pid')));
+      expect(new Set(pids.map(textOf)).size).toBe(1);
+      expect(pids.map(({ era }) => era)).toEqual(pids.map(() => 'modern'));
+      expect(started).toEqual(['all']);
+      const reading = await new Discovery({ fleet }).read('all', new AbortController().signal);
+      expect(reading.protocolVersion).toBe('2026-07-28');
+      expect(reading.serverInfo).toMatchObject({ name: 'everything' });
+      expect(reading.tools.length).toBeGreaterThan(20);
+      expect(Object.keys(reading.caching!).sort()).toEqual([
+        'prompts',
+        'resourceTemplates',
+        'resources',
+        'tools',
+      ]);
+    },
+  );
+
+  it('a modern server tells progress, log lines and changes, and is cancelled', async () => {
+    const heard: Notification[] = [];
+    const { fleet, tool } = await processFleet(
+      { all: program('everything', { env: { ERA: 'modern' } }) },
+      { listener: { onNotification: (_server, _affinity, notification) => heard.push(notification) } },
+    );
+    const own: Notification[] = [];
+    const options = (logLevel?: string): FleetCallOptions => ({
+      client: { capabilities: {}, logLevel },
+      onNotification: (notification) => own.push(notification),
+    });
+    const progress = {
+      method: 'tools/call',
+      params: { name: 'progress', arguments: { steps: 3, ms: 1 }, _meta: { progressToken: 'p' } },
+    };
+    await fleet.call('all', progress, options());
+    expect(own.map(({ params }) => params!.progressToken)).toEqual(['p', 'p', 'p']);
+    own.length = 0;
+    await tool('all', 'log', { level: 'info', text: 'hello' }, options('debug'));
+    await tool('all', 'log', { level: 'info', text: 'unwanted' }, options());
+    expect(own.map(({ params }) => params!.data)).toEqual(['hello']);
+
+    const subscribe = { method: 'resources/subscribe', params: { uri: 'test://watched' } };
+    await tool('all', 'add_resource', { uri: 'test://watched' });
+    expect(await fleet.call('all', subscribe)).toEqual({ era: 'modern', result: {} });
+    await tool('all', 'touch_resource', { uri: 'test://watched' });
+    await tool('all', 'add_tool', { name: 'late' });
+    const changes = () => heard.filter(({ method }) => /tools|updated/.test(method));
+    await until(() => changes().length >= 2);
+    expect(changes()).toEqual([
+      {
+        jsonrpc: '2.0',
+        method: 'notifications/resources/updated',
+        params: expect.objectContaining({ uri: 'test://watched' }),
+      },
+      { jsonrpc: '2.0', method: 'notifications/tools/list_changed' },
+    ]);
+
+    const abort = new AbortController();
+    const sleeping = rejection(tool('all', 'sleep', { ms: 60_000 }, { signal: abort.signal }));
+    await pause(50);
+    abort.abort();
+    expect((await sleeping).code).toBe('cancelled');
+    await until(async () => Number(textOf(await tool('all', 'cancellations')).replace(/\D/g, '')) > 0);
+  });
+
+  it('a legacy server that dies of any other first message works', async () => {
+    const { fleet, tool, started } = await processFleet({ first: program('initialize-first') });
+    expect(textOf(await tool('first', 'ok'))).toBe('ok');
+    expect(started).toEqual(['first']);
+    expect(fleet.status('first').lastError).toBeUndefined();
+  });
+
+  it('a server that answers nothing is started once and waited for once', async () => {
+    const { tool, started } = await processFleet({
+      silent: program('never-ready', { timeouts: { handshakeMs: 400 } }),
+    });
+    expect((await rejection(tool('silent', 'ok'))).code).toBe('handshake_timeout');
+    expect(started).toEqual([]);
+  });
+
+  it('ten modern clients watch, leave and come back, and each change is told once', async () => {
+    const heard: unknown[] = [];
+    const { fleet, tool } = await processFleet(
+      { all: program('everything', { env: { ERA: 'modern' } }) },
+      {
+        listener: {
+          onNotification: (_server, _affinity, { method, params }) => {
+            if (method === 'notifications/resources/updated') heard.push(params!.uri);
+          },
+        },
+      },
+    );
+    const uris = Array.from({ length: 10 }, (_, n) => `test://${n}`);
+    for (const uri of uris) await tool('all', 'add_resource', { uri });
+    await Promise.all(
+      uris.map((uri) => fleet.call('all', { method: 'resources/subscribe', params: { uri } })),
+    );
+    const touched: string[] = [];
+    for (let round = 0; round < 5; round += 1) {
+      // Each round changes what is watched while updates come in.
+      const extra = `test://extra/${round}`;
+      const changing = fleet.call('all', { method: 'resources/subscribe', params: { uri: extra } });
+      for (const uri of uris) {
+        await tool('all', 'touch_resource', { uri });
+        touched.push(uri);
+      }
+      await changing;
+    }
+    await until(() => heard.length >= touched.length);
+    expect(heard).toEqual(touched);
   });
 });
