@@ -18,6 +18,7 @@ export interface WebSocketOptions {
   checkScope(scope: Scope): void;
   events: Events;
   clock?: Clock;
+  maxUnreadBytes?: number;
 }
 
 /** The subprotocol that MCP clients ask for. */
@@ -27,6 +28,10 @@ const keepAliveMs = 15_000;
 const maxSilentRounds = 3;
 /** Bytes that may wait for a reader, beside the message being written. One that is further behind is dropped. */
 const maxBacklogBytes = 8 * 1024 * 1024;
+/** Bytes that may wait for all readers together. When they are more, those that are furthest behind lose their connections. */
+const maxUnreadBytes = 256 * 1024 * 1024;
+/** Less is not worth a look at all the others. */
+const weighedBytes = 64 * 1024;
 /** For the other side to agree that the connection ends. */
 const closeTimeoutMs = 2_000;
 
@@ -145,7 +150,23 @@ export class WebSocketEndpoint {
       return false;
     }
     socket.send(text);
-    return true;
+    if (socket.bufferedAmount > weighedBytes) this.#weigh();
+    return socket.readyState === socket.OPEN;
+  }
+
+  /** Drops readers where all of them together are too far behind. */
+  #weigh(): void {
+    const { maxUnreadBytes: limit = maxUnreadBytes } = this.#options;
+    let sum = 0;
+    for (const socket of this.#sockets.keys()) sum += socket.bufferedAmount;
+    if (sum <= limit) return;
+    const slowest = [...this.#sockets.keys()].sort((a, b) => b.bufferedAmount - a.bufferedAmount);
+    for (const socket of slowest) {
+      if (sum <= limit) return;
+      sum -= socket.bufferedAmount;
+      this.#drop(socket, 'The clients together read too slowly');
+      socket.terminate();
+    }
   }
 
   #drop(socket: WebSocket, reason: string): void {

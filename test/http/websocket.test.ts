@@ -120,6 +120,59 @@ function upgrade(path: string, headers: Record<string, string> = {}, from = gate
   });
 }
 
+/** The endpoint without a gateway behind it: modern requests are answered with 20 MB. */
+async function bare(options: { maxUnreadBytes?: number } = {}) {
+  const clock = new HeldClock();
+  const events = new Events();
+  const dropped: object[] = [];
+  events.on('client.dropped', (event) => dropped.push(event));
+  const unused = () => {
+    throw new Error('There is no session here');
+  };
+  const channels = new Channels({
+    gateway: {
+      initialize: unused,
+      request: unused,
+      notification: unused,
+      response: unused,
+      listen: unused,
+      modern: async ({ id }) => ({ jsonrpc: '2.0', id, result: { text: 'x'.repeat(20_000_000) } }),
+    },
+    sessions: { hold: () => () => {}, end: () => {} },
+    maxChannels: 10,
+    isAccepting: () => true,
+  });
+  const endpoint = new WebSocketEndpoint({
+    channels,
+    maxBodyBytes: 1000,
+    checkScope() {},
+    events,
+    clock,
+    ...options,
+  });
+  const server = createServer().listen(0, '127.0.0.1');
+  server.on('upgrade', (incoming, socket, head) => endpoint.upgrade(incoming, socket, head, undefined));
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const sockets: WebSocket[] = [];
+  return {
+    clock,
+    dropped,
+    channels,
+    endpoint,
+    async open(client: object) {
+      const socket = new WebSocket(`ws://127.0.0.1:${port}`, client);
+      sockets.push(socket);
+      await once(socket, 'open');
+      return socket;
+    },
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.terminate();
+      server.close();
+    },
+  };
+}
+
 const instancesOf = (server: string, from = gateway) => from.app.fleet.status(server).instances;
 
 describe('a client over WebSocket', () => {
@@ -417,43 +470,7 @@ describe('a socket', () => {
   });
 
   it('whose client is silent is dropped, one that answers pings is not', async () => {
-    const clock = new HeldClock();
-    const events = new Events();
-    const dropped: object[] = [];
-    events.on('client.dropped', (event) => dropped.push(event));
-    const sessions = { hold: () => () => {}, end: () => {} };
-    const unused = () => {
-      throw new Error('No message is sent here');
-    };
-    const channels = new Channels({
-      gateway: {
-        initialize: unused,
-        request: unused,
-        notification: unused,
-        response: unused,
-        listen: unused,
-        modern: unused,
-      },
-      sessions,
-      maxChannels: 10,
-      isAccepting: () => true,
-    });
-    const endpoint = new WebSocketEndpoint({
-      channels,
-      maxBodyBytes: 1000,
-      checkScope() {},
-      events,
-      clock,
-    });
-    const server = createServer().listen(0, '127.0.0.1');
-    server.on('upgrade', (incoming, socket, head) => endpoint.upgrade(incoming, socket, head, undefined));
-    await once(server, 'listening');
-    const { port } = server.address() as AddressInfo;
-    const open = async (options: object) => {
-      const socket = new WebSocket(`ws://127.0.0.1:${port}`, options);
-      await once(socket, 'open');
-      return socket;
-    };
+    const { clock, dropped, channels, endpoint, open, [Symbol.asyncDispose]: end } = await bare();
     const silent = await open({ autoPong: false });
     const talking = await open({});
     const closed = once(silent, 'close');
@@ -474,7 +491,32 @@ describe('a socket', () => {
     await clock.pass(5000);
     await closing;
     expect(clock.pending).toBe(0);
-    server.close();
+    await end();
+  });
+
+  it('is closed where all clients together leave too much unread, the slowest first', async () => {
+    await using edge = await bare({ maxUnreadBytes: 1_000_000 });
+    const reading = await edge.open({ maxPayload: 0 });
+    const slow = await edge.open({ maxPayload: 0 });
+    slow.pause();
+    const ask = (socket: WebSocket) =>
+      socket.send(
+        JSON.stringify({
+          jsonrpc: '2.0',
+          id: 1,
+          method: 'big',
+          params: { _meta: { 'io.modelcontextprotocol/protocolVersion': '2026-07-28' } },
+        }),
+      );
+    ask(slow);
+    await until(() => edge.dropped.length > 0, 'the slow one is dropped');
+    expect(edge.dropped).toMatchObject([{ reason: 'The clients together read too slowly' }]);
+    expect(edge.channels.size).toBe(1);
+    reading.send('{}');
+    const [answer] = await once(reading, 'message');
+    expect(JSON.parse(String(answer)).error.code).toBe(-32600);
+    slow.resume();
+    expect((await once(slow, 'close'))[0]).toBe(1006);
   });
 
   it('is closed when the gateway drains, after the answers', async () => {
