@@ -74,6 +74,10 @@ export class Listening {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
     this.#isDue = false;
+    // What was asked for and is no longer wanted needs no listen.
+    for (const uri of [...this.#asking.keys()]) {
+      if (!this.#options.watched.has(uri)) this.#settle(uri, agreed);
+    }
     const filter = this.#filter();
     if (this.#current && isSame(filter, this.#current.filter)) this.#answer(this.#current);
     else if (Object.keys(filter).length > 0) this.#open(filter);
@@ -184,10 +188,6 @@ export class Listening {
       const isCovered = covered.has(uri);
       if (!isCovered) this.#options.watched.delete(uri);
       this.#settle(uri, isCovered ? agreed : refused(uri, invalidParams));
-    }
-    // What was asked for and is no longer wanted needs no listen.
-    for (const uri of [...this.#asking.keys()]) {
-      if (!this.#options.watched.has(uri)) this.#settle(uri, agreed);
     }
   }
 
