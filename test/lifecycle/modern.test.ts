@@ -444,6 +444,23 @@ describe('listening to a modern server', () => {
     expect(c.clock.pending).toBe(0);
   });
 
+  it('does not write to a frozen instance that has not acknowledged its listen', async () => {
+    const c = await conversation(
+      { pauseAfterMs: 1000 },
+      {
+        capabilities: everything,
+        listen() {},
+        onRequest: (instance, request) => instance.answer(request, {}),
+      },
+    );
+    await c.send();
+    await c.clock.pass(60_000);
+    expect(c.instance.isPaused).toBe(true);
+    expect(c.runtime.violations).toEqual([]);
+    await c.clock.pass(300_000);
+    expect(c.clock.pending).toBe(0);
+  });
+
   it('leaves no one waiting who subscribes just when it ends', async () => {
     const c = await conversation({}, { capabilities: everything });
     const lease = await c.fleet.lease('files');
