@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { RequestStates, type StateBinding } from '../access/request-states.ts';
-import { type Clock, sleep } from '../base/async.ts';
+import type { Clock } from '../base/async.ts';
 import { GatewayError } from '../base/errors.ts';
 import type { ListKind, Page } from '../catalog/catalog.ts';
 import type { Config, ServerConfig } from '../config/schema.ts';
@@ -11,6 +11,7 @@ import { eraOf, legacyVersions, modernVersions } from '../protocol/eras.ts';
 import { isObject, type Notification, type Params, type Request, success } from '../protocol/jsonrpc.ts';
 import { isLogged } from '../protocol/log-levels.ts';
 import { type ClientContext, contextOf, metaKeys, withoutContext } from '../protocol/modern.ts';
+import { declaresTasks } from '../protocol/tasks.ts';
 import type { Stream } from './conversation.ts';
 import { failureOf } from './failure.ts';
 import type { GatewayCatalog, GatewayFleet, Reply, Scope } from './gateway.ts';
@@ -20,6 +21,7 @@ import { type ChangedList, feedOf, type Notifications } from './notifications.ts
 import { OpenCall, type Turn, type Visit } from './open-call.ts';
 import { ParkedCalls } from './parked-calls.ts';
 import type { Caller, Relay, Target } from './relay.ts';
+import { requireTasks, type TaskOwner, type Tasks } from './tasks.ts';
 import type { ToldLevels } from './told-levels.ts';
 
 /** Where a modern request comes from. */
@@ -39,6 +41,7 @@ export interface ModernRequestsOptions {
   fleet: GatewayFleet;
   relay: Relay;
   notifications: Notifications;
+  tasks: Tasks;
   levels: ToldLevels;
   /** Signs what is given to clients to bring back. */
   key: Uint8Array;
@@ -61,8 +64,8 @@ type Handler = (asked: Asked) => Answer | Promise<Answer>;
 
 const maxSubscriptions = 1000;
 const maxUriLength = 8192;
-/** A server whose question was declined may finish its call by itself before it is cancelled. */
-const declinedGraceMs = 1000;
+/** Tasks that one listen stream may be about. */
+const maxListenedTasks = 1000;
 
 /**
  * Requests of the modern era (specification 2026-07-28): each stands for itself, says what its client can do, and is over when its
@@ -74,6 +77,7 @@ export class ModernRequests {
   readonly #fleet: GatewayFleet;
   readonly #relay: Relay;
   readonly #notifications: Notifications;
+  readonly #tasks: Tasks;
   readonly #levels: ToldLevels;
   readonly #states: RequestStates;
   readonly #parked: ParkedCalls;
@@ -90,6 +94,7 @@ export class ModernRequests {
     this.#fleet = options.fleet;
     this.#relay = options.relay;
     this.#notifications = options.notifications;
+    this.#tasks = options.tasks;
     this.#levels = options.levels;
     this.#version = options.version;
     this.#clock = options.clock;
@@ -106,6 +111,9 @@ export class ModernRequests {
       ['resources/read', (asked) => this.#ask(asked)],
       ['completion/complete', (asked) => this.#complete(asked)],
       ['subscriptions/listen', (asked) => this.#listen(asked)],
+      ['tasks/get', (asked) => this.#askForTask(asked, 'tasks/get')],
+      ['tasks/update', (asked) => this.#askForTask(asked, 'tasks/update')],
+      ['tasks/cancel', (asked) => this.#askForTask(asked, 'tasks/cancel')],
     ]);
   }
 
@@ -183,7 +191,7 @@ export class ModernRequests {
 
   async #introduction(scope: Scope, signal: AbortSignal): Promise<Introduction> {
     return scope === undefined
-      ? aboutGateway(this.#config, (server) => this.#catalog.known(server), this.#version)
+      ? aboutGateway(this.#config, (server) => this.#catalog.known(server), this.#version, 'modern')
       : aboutServer(await this.#catalog.about(scope, signal), 'modern');
   }
 
@@ -228,16 +236,32 @@ export class ModernRequests {
     const { server, request } = target;
     const known = this.#catalog.known(server);
     if (known && eraOf(known.protocolVersion) === 'modern') {
-      const progress = this.#relay.progressOf(asked.params, asked.stream);
-      return this.#answered(target, await this.#relay.call(target, this.#options(asked), progress));
+      return this.#askModern(asked, target);
     }
     if (requestState !== undefined) {
       // Only the gateway itself gives out states for a server that has none.
       await this.#states.verify(requestState, bindingOf(asked));
     }
-    if (request.params!.inputResponses === undefined) return this.#begin(asked, target);
-    const { inputResponses: _, ...params } = request.params!;
-    return this.#begin(asked, { ...target, request: { ...request, params } });
+    if (request.params!.inputResponses === undefined) return this.#begin(asked, target, {});
+    const { inputResponses, ...params } = request.params!;
+    const given = isObject(inputResponses) ? { ...inputResponses } : {};
+    return this.#begin(asked, { ...target, request: { ...request, params } }, given);
+  }
+
+  /** A modern client's call at a modern server, which may answer with a task. */
+  #askModern(asked: Asked, target: Target): Promise<Answer> {
+    const { client, signal } = asked;
+    const progress = this.#relay.progressOf(asked.params, asked.stream);
+    const follows = declaresTasks(client.capabilities) ? 'modern' : undefined;
+    return this.#tasks.call({ owner: ownerOf(asked), target, follows, client, signal }, (onLease) =>
+      this.#relay.call(target, { ...this.#options(asked), onLease }, progress),
+    );
+  }
+
+  #askForTask(asked: Asked, method: string): Promise<Outcome> {
+    const { params, client, stream, signal } = asked;
+    requireTasks(client, method);
+    return this.#tasks.ask(ownerOf(asked), { method, params }, { client, stream, signal });
   }
 
   #targetOf(asked: Asked): Promise<Target> {
@@ -248,12 +272,12 @@ export class ModernRequests {
   }
 
   /** A modern client's call at a legacy server. */
-  async #begin(asked: Asked, target: Target): Promise<Answer> {
+  async #begin(asked: Asked, target: Target, given: Params): Promise<Answer> {
     const { server } = target;
-    const call = new OpenCall(target, asked.gone);
+    const call = new OpenCall(target, { abort: asked.gone, clock: this.#clock, given });
     const release = this.#levels.hold(server, asked.affinity, asked.client.logLevel);
     const turn = call.turn(this.#visitOf(asked));
-    const work = this.#relay.call(target, {
+    const work = this.#relay.call(withoutTask(target), {
       ...this.#options(asked),
       signal: call.signal,
       // Until then the call waits for its client; after it, it is cancelled, not answered.
@@ -291,7 +315,7 @@ export class ModernRequests {
       );
     }
     if ('lacking' in turn) {
-      void this.#finish(call);
+      call.endSoon('The client cannot do what the server asked for');
       throw capabilityMissing(server, turn.lacking);
     }
     const { outcome } = turn;
@@ -301,12 +325,6 @@ export class ModernRequests {
     if (!isObject(elicitation) || !isObject(elicitation.url))
       throw capabilityMissing(server, 'elicitation.url');
     return inputRequired(pages, await this.#parked.again(limitMs, bindingOf(asked)));
-  }
-
-  /** A call whose client has its answer already. */
-  async #finish(call: OpenCall): Promise<void> {
-    await sleep(declinedGraceMs, { clock: this.#clock }).catch(() => {});
-    if (!call.hasEnded) call.giveUp('The client cannot do what the server asked for');
   }
 
   /** An outcome as a modern client reads it. */
@@ -350,6 +368,8 @@ export class ModernRequests {
         },
       );
     }
+    const taskIds = taskIdsOf(wanted.taskIds);
+    if (taskIds.length > 0) requireTasks(asked.client, 'subscriptions/listen with taskIds');
     const { capabilities } = await this.#introduction(scope, signal);
     const lists = new Set(
       (Object.keys(listFilters) as ChangedList[]).filter(
@@ -363,9 +383,14 @@ export class ModernRequests {
     this.#notifications.add(listener);
     try {
       const uris = await this.#watch(asked, listener, wanted.resourceSubscriptions, subscribed);
+      const tasks = this.#tasks.listen(ownerOf(asked), taskIds, (notification) =>
+        listener.notify(notification),
+      );
+      subscribed.push(tasks.stop);
       listener.acknowledge({
         ...Object.fromEntries([...lists].map((list) => [listFilters[list], true])),
         ...(uris.length > 0 && { resourceSubscriptions: uris }),
+        ...(tasks.agreed.length > 0 && { taskIds: tasks.agreed }),
       });
       const over = AbortSignal.any([signal, ending.signal]);
       if (!over.aborted)
@@ -459,6 +484,35 @@ function deliver({ visit }: OpenCall, notification: Notification): void {
   } else if (client.logLevel !== undefined && isLogged(notification.params?.level, client.logLevel)) {
     stream.send(notification);
   }
+}
+
+/** One principal's clients share what they do not tell apart by a name. */
+const ownerOf = ({ principal, affinity, scope }: Asked): TaskOwner => ({
+  id: JSON.stringify([principal, affinity]),
+  scope,
+});
+
+/** To ask for a task is the legacy era's, whose tasks a modern client cannot follow. */
+function withoutTask(target: Target): Target {
+  const { request } = target;
+  if (request.params?.task === undefined) return target;
+  const { task: _, ...params } = request.params;
+  return { ...target, request: { ...request, params } };
+}
+
+function taskIdsOf(wanted: unknown): string[] {
+  if (wanted === undefined) return [];
+  if (
+    Array.isArray(wanted) &&
+    wanted.length <= maxListenedTasks &&
+    wanted.every((id) => typeof id === 'string')
+  ) {
+    return wanted;
+  }
+  throw new GatewayError(
+    'invalid_params',
+    `subscriptions/listen: expected taskIds to be at most ${maxListenedTasks} strings.`,
+  );
 }
 
 const bindingOf = ({ principal, scope, request, params }: Asked): StateBinding => ({

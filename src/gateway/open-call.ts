@@ -1,5 +1,6 @@
+import type { Clock } from '../base/async.ts';
 import type { Outcome } from '../lifecycle/lease.ts';
-import { type InputRequest, inputRequestOf } from '../protocol/bridge.ts';
+import { type InputRequest, inputKeyOf, inputRequestOf } from '../protocol/bridge.ts';
 import { isObject, type Params, type Request } from '../protocol/jsonrpc.ts';
 import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
 import type { ClientContext } from '../protocol/modern.ts';
@@ -30,6 +31,13 @@ interface Question {
 
 /** Questions of one call that may be open at a time. */
 const maxQuestions = 100;
+/** What a server asks within this time is one round for its client. */
+const gatherMs = 10;
+/**
+ * A server whose questions were declined may finish its call. A call that is cancelled is often never answered, and its instance not
+ * trusted for a while.
+ */
+const finishGraceMs = 1000;
 
 /**
  * A modern client's call at a legacy server. The server may ask in the middle of it; its client answers in a request of its own.
@@ -38,6 +46,9 @@ const maxQuestions = 100;
 export class OpenCall {
   readonly target: Target;
   readonly #abort: AbortController;
+  readonly #clock: Clock;
+  /** What the client has answered before it was asked. */
+  readonly #given: Params;
   readonly #questions = new Map<string, Question>();
   #nextQuestion = 1;
   #visit: Visit | undefined;
@@ -47,10 +58,15 @@ export class OpenCall {
   #ended: { outcome: Outcome } | { error: unknown } | undefined;
   #wake: (() => void) | undefined;
 
-  /** `abort` is that of the request that made the call: while the call waits for its client, nobody else aborts it. */
-  constructor(target: Target, abort: AbortController) {
+  /**
+   * `abort` is that of the request that made the call: while the call waits for its client, nobody else aborts it. `given` are
+   * answers that came with it, by the keys of questions to come.
+   */
+  constructor(target: Target, options: { abort: AbortController; clock: Clock; given: Params }) {
     this.target = target;
-    this.#abort = abort;
+    this.#abort = options.abort;
+    this.#clock = options.clock;
+    this.#given = options.given;
   }
 
   /** Aborts when the call is given up. */
@@ -60,10 +76,6 @@ export class OpenCall {
 
   get visit(): Visit | undefined {
     return this.#visit;
-  }
-
-  get hasEnded(): boolean {
-    return this.#ended !== undefined;
   }
 
   /** Takes what the call comes to. */
@@ -108,7 +120,13 @@ export class OpenCall {
     if (!mayWait || this.#questions.size >= maxQuestions) {
       return Promise.resolve(declined(request.method, 'too many questions are open'));
     }
-    const key = `question-${this.#nextQuestion++}`;
+    const name = inputKeyOf(request);
+    const given = name === undefined ? undefined : this.#given[name];
+    if (isObject(given)) {
+      delete this.#given[name!];
+      return Promise.resolve({ result: given });
+    }
+    const key = name !== undefined && !this.#questions.has(name) ? name : `question-${this.#nextQuestion++}`;
     return new Promise((resolve) => {
       const done = (outcome: Outcome) => {
         signal.removeEventListener('abort', onVoid);
@@ -119,7 +137,7 @@ export class OpenCall {
       signal.addEventListener('abort', onVoid, { once: true });
       this.#questions.set(key, { request, answer: done });
       // What the server asks in one breath is answered in one round.
-      setImmediate(() => this.#wake?.());
+      this.#clock.schedule(() => this.#wake?.(), gatherMs);
     });
   }
 
@@ -131,7 +149,22 @@ export class OpenCall {
     }
   }
 
-  /** Nobody will come back for it. */
+  /** Nobody will come back for it: its questions are declined, and it is cancelled if it does not end by that. */
+  abandon(reason: string): void {
+    for (const { request, answer } of [...this.#questions.values()]) {
+      answer(declined(request.method, 'the client did not answer'));
+    }
+    this.endSoon(reason);
+  }
+
+  /** Nobody waits for it any more. Its server may finish it by itself, if that is soon. */
+  endSoon(reason: string): void {
+    this.#clock.schedule(() => {
+      if (!this.#ended) this.giveUp(reason);
+    }, finishGraceMs);
+  }
+
+  /** It is over. */
   giveUp(reason: unknown): void {
     this.#abort.abort(reason);
   }

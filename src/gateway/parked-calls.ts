@@ -50,7 +50,7 @@ export class ParkedCalls {
     }
     const cancelExpiry = this.#clock.schedule(() => {
       this.#parked.delete(id);
-      call.giveUp('The client did not come back');
+      call.abandon('The client did not come back');
     }, limitMs);
     this.#parked.set(id, { call, cancelExpiry });
     return state;

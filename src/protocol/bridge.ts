@@ -1,6 +1,6 @@
 import type { ErrorObject, Params, Request } from './jsonrpc.ts';
 import { isObject } from './jsonrpc.ts';
-import { type ClientContext, metaKeys } from './modern.ts';
+import { type ClientContext, metaKeys, tasksExtension } from './modern.ts';
 
 /*
  * From one era to the other, towards clients. Nothing here knows who asks or who answers: a result, an error, a question is
@@ -47,11 +47,23 @@ export function modernError(error: ErrorObject): ErrorObject {
   return error.code === resourceNotFound ? { ...error, code: invalidParams } : error;
 }
 
+/**
+ * Where a legacy server may name its question: the key under which modern clients answer it. In that era servers choose these
+ * keys, so that a client can know them; the legacy one has no place for it.
+ */
+const inputKey = 'mcp-gateway/input-key';
+
+/** The name that a legacy server has given its question. */
+export function inputKeyOf({ params }: Request): string | undefined {
+  const key = isObject(params?._meta) ? params._meta[inputKey] : undefined;
+  return typeof key === 'string' && key !== '' ? key : undefined;
+}
+
 /** A legacy server's question as a modern client is asked it. A progress token would have nowhere to go. */
 export function inputRequestOf({ method, params }: Request): InputRequest {
   if (params === undefined) return { method };
   const { _meta, elicitationId: _, ...rest } = params;
-  const { progressToken: __, ...meta } = isObject(_meta) ? _meta : {};
+  const { progressToken: __, [inputKey]: ___, ...meta } = isObject(_meta) ? _meta : {};
   return { method, params: Object.keys(meta).length > 0 ? { ...rest, _meta: meta } : rest };
 }
 
@@ -85,8 +97,12 @@ export function clientContextOf(
   logLevel: string,
 ): ClientContext {
   // Tasks have another form in the modern era, which a legacy client does not know.
-  const { tasks: _, roots, ...capabilities } = client.capabilities;
+  const { tasks: _, roots, extensions, ...capabilities } = client.capabilities;
   if (isObject(roots)) capabilities.roots = {};
+  if (isObject(extensions)) {
+    const { [tasksExtension]: __, ...others } = extensions;
+    capabilities.extensions = others;
+  }
   return { capabilities, info: client.clientInfo, logLevel };
 }
 
