@@ -84,6 +84,11 @@ export class Conversation {
     return this.#inFlight.size;
   }
 
+  /** Whether its GET stream is open. */
+  get isListening(): boolean {
+    return this.#listening !== undefined;
+  }
+
   begin(id: Id): InFlight {
     const call: InFlight = { id, abort: new AbortController() };
     this.#inFlight.set(idKey(id), call);

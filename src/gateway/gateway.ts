@@ -23,7 +23,7 @@ import {
   retried,
   urlElicitationRequired,
 } from '../protocol/bridge.ts';
-import { negotiate } from '../protocol/eras.ts';
+import { eraOf, negotiate } from '../protocol/eras.ts';
 import { type MirroredParam, mirroredParams } from '../protocol/headers.ts';
 import {
   type Failure,
@@ -40,6 +40,7 @@ import {
 import { capabilityLackingFor, declined, lacks } from '../protocol/legacy.ts';
 import { defaultLogLevel, isLogged, isLogLevel } from '../protocol/log-levels.ts';
 import type { ClientContext } from '../protocol/modern.ts';
+import { relatedTaskOf } from '../protocol/tasks.ts';
 import { Conversation, type Stream } from './conversation.ts';
 import { errorObjectOf, failureOf } from './failure.ts';
 import { aboutGateway, aboutServer } from './introduction.ts';
@@ -47,6 +48,7 @@ import { affinityOf, ModernRequests, type Origin } from './modern-requests.ts';
 import { type ChangedList, feedOf, Notifications } from './notifications.ts';
 import { type Caller, Relay, type Target } from './relay.ts';
 import type { RisingProgress } from './rising-progress.ts';
+import { Tasks } from './tasks.ts';
 import { ToldLevels } from './told-levels.ts';
 
 /** What the gateway needs of the catalog. A `session` counts where it has an instance of its own. */
@@ -155,6 +157,7 @@ export class Gateway implements InstanceListener {
   readonly #relay: Relay;
   readonly #notifications: Notifications;
   readonly #levels: ToldLevels;
+  readonly #tasks: Tasks;
   readonly #modern: ModernRequests;
   readonly #contexts = new WeakMap<Session, ClientContext>();
   readonly #mirrored = new WeakMap<Entry, readonly MirroredParam[]>();
@@ -172,9 +175,16 @@ export class Gateway implements InstanceListener {
     this.#relay = new Relay(options);
     this.#levels = new ToldLevels(options);
     this.#notifications = new Notifications(this.#clock);
+    this.#tasks = new Tasks({
+      clock: this.#clock,
+      events: options.events,
+      known: (server) => this.#catalog.known(server),
+      notify: (owner, notification) => this.#tellOfTask(owner, notification),
+    });
     this.#modern = new ModernRequests({
       ...options,
       relay: this.#relay,
+      tasks: this.#tasks,
       notifications: this.#notifications,
       levels: this.#levels,
       clock: this.#clock,
@@ -199,6 +209,10 @@ export class Gateway implements InstanceListener {
       ['resources/unsubscribe', (call, params) => this.#unsubscribe(call, params)],
       ['completion/complete', (call, params) => this.#complete(call, params)],
       ['logging/setLevel', (call, params) => this.#setLevel(call, params)],
+      ['tasks/get', (call, params) => this.#askForTask(call, params, 'tasks/get')],
+      ['tasks/result', (call, params) => this.#askForTask(call, params, 'tasks/result')],
+      ['tasks/cancel', (call, params) => this.#askForTask(call, params, 'tasks/cancel')],
+      ['tasks/list', (call, params) => this.#tasks.list(ownerOf(call), params.cursor)],
     ]);
   }
 
@@ -219,7 +233,7 @@ export class Gateway implements InstanceListener {
       const version = negotiate(protocolVersion);
       const about =
         scope === undefined
-          ? aboutGateway(this.#config, (server) => this.#catalog.known(server), this.#version)
+          ? aboutGateway(this.#config, (server) => this.#catalog.known(server), this.#version, 'legacy')
           : aboutServer(await this.#catalog.about(scope), 'legacy');
       const session = await this.#sessions.begin(
         {
@@ -295,6 +309,7 @@ export class Gateway implements InstanceListener {
     const conversation = this.#conversationOf(session);
     const release = this.#sessions.hold(session);
     conversation.listen(stream);
+    this.#tasks.reachable(session.id);
     return () => {
       conversation.unlisten(stream);
       release();
@@ -337,21 +352,28 @@ export class Gateway implements InstanceListener {
     }
   }
 
-  /** Ends the streams on which modern clients listen. */
+  /** Ends the streams on which modern clients listen, and the tasks: their clients find another gateway when they come back. */
   endStreams(): void {
     this.#modern.endStreams();
+    this.#tasks.close();
   }
 
   /** Calls one server's tool for a caller without a session, by the name that the server's own endpoint shows. */
   async callTool(server: string, tool: string, args: Params, signal: AbortSignal): Promise<Outcome> {
     const caller = { scope: server, affinity: undefined, stream: noStream, signal };
     const target = await this.#relay.named(caller, 'tools/call', { name: tool, arguments: args });
-    return inLegacyForm(await this.#relay.call(target, { signal }));
+    const owner = { id: 'nobody', scope: server };
+    return inLegacyForm(
+      await this.#tasks.call({ owner, target, follows: undefined, signal }, (onLease) =>
+        this.#relay.call(target, { signal, onLease }),
+      ),
+    );
   }
 
   close(): void {
     this.#unsubscribeEvents();
     this.#modern.close();
+    this.#tasks.close();
     this.#notifications.close();
     for (const conversation of this.#conversations.values()) conversation.end();
   }
@@ -379,6 +401,7 @@ export class Gateway implements InstanceListener {
       this.#notifications.unsubscribe(this.#feed(server, session), conversation, uri);
     }
     this.#levels.close(session);
+    this.#tasks.endOwner(session.id);
     this.#catalog.endSession(session.id);
     this.#fleet.endSession(session.id);
   }
@@ -502,12 +525,43 @@ export class Gateway implements InstanceListener {
       onRequest: (question, questionSignal, notify) =>
         this.#ask(server, conversation, stream, question, questionSignal, notify),
     };
-    const outcome = await this.#relay.call(target, options, progress);
+    const outcome = await this.#callAt(call, target, options, progress);
     if (outcome.era === 'modern') return this.#answered(call, target, outcome, options, progress);
     if ('error' in outcome && outcome.error.code === urlElicitationRequired) {
       this.#rememberElicitations(server, outcome.error.data, conversation);
     }
     return outcome;
+  }
+
+  /** A call, which its server may answer with a task where the client asks for one. */
+  #callAt(
+    call: Call,
+    target: Target,
+    options: FleetCallOptions,
+    progress: RisingProgress | undefined,
+  ): Promise<Outcome> {
+    const { server, request } = target;
+    const isTask = request.method === 'tools/call' && request.params?.task !== undefined;
+    const known = isTask ? this.#catalog.known(server) : undefined;
+    if (known && eraOf(known.protocolVersion) === 'modern') throw noTasks(target);
+    const follows = isTask ? 'legacy' : undefined;
+    return this.#tasks.call({ owner: ownerOf(call), target, follows, signal: call.signal }, (onLease) =>
+      this.#relay.call(target, onLease ? { ...options, onLease } : options, progress),
+    );
+  }
+
+  #askForTask(call: Call, params: Params, method: string): Promise<Outcome> {
+    const { stream, signal } = call;
+    const progress = this.#relay.progressOf(params, stream);
+    return this.#tasks.ask(
+      ownerOf(call),
+      { method, params },
+      {
+        stream,
+        signal,
+        onNotification: (notification) => progress && stream.send(progress.rise(notification)),
+      },
+    );
   }
 
   /** What modern servers are told of a session's client. */
@@ -539,7 +593,7 @@ export class Gateway implements InstanceListener {
       progress?.beginAgain();
       const { request } = target;
       const params = retried(request.params, responses.result, required.requestState);
-      outcome = await this.#relay.call({ ...target, request: { ...request, params } }, options, progress);
+      outcome = await this.#callAt(call, { ...target, request: { ...request, params } }, options, progress);
     }
     return inLegacyForm(outcome);
   }
@@ -594,7 +648,12 @@ export class Gateway implements InstanceListener {
 
   // What instances say outside of any call (InstanceListener)
 
-  onNotification(server: string, affinity: string | undefined, notification: Notification): void {
+  onNotification(
+    server: string,
+    affinity: string | undefined,
+    notification: Notification,
+    instance: string,
+  ): void {
     const conversation = affinity === undefined ? undefined : this.#conversations.get(affinity);
     const { method } = notification;
     const list = changedLists.get(method);
@@ -605,6 +664,10 @@ export class Gateway implements InstanceListener {
       this.#notifications.resourceUpdated(feedOf(server, affinity), notification);
     } else if (method === 'notifications/elicitation/complete') {
       this.#notifications.elicitationCompleted(server, notification);
+    } else if (method === 'notifications/tasks/status') {
+      this.#tasks.statusTold(instance, notification);
+    } else if (relatedTaskOf(notification.params) !== undefined) {
+      this.#tasks.told(instance, notification);
     } else if (method === 'notifications/message') {
       if (conversation) this.#notifications.log(conversation, notification);
     } else if (conversation && method !== 'notifications/progress') {
@@ -614,13 +677,41 @@ export class Gateway implements InstanceListener {
 
   async onRequest(
     server: string,
-    affinity: string,
+    affinity: string | undefined,
+    question: Request,
+    signal: AbortSignal,
+    instance: string,
+  ): Promise<Outcome> {
+    if (relatedTaskOf(question.params) !== undefined) {
+      const outcome = await this.#tasks.put(instance, question, signal, {
+        isReachable: (owner) => this.#conversations.get(owner)?.isListening ?? false,
+        by: (owner, stream, asked) => this.#askOwner(server, owner, stream, asked, signal),
+      });
+      if (outcome) return outcome;
+    }
+    const conversation = affinity === undefined ? undefined : this.#conversations.get(affinity);
+    if (!conversation) return declined(question.method, 'there is no client to ask');
+    return this.#ask(server, conversation, noStream, question, signal);
+  }
+
+  async #askOwner(
+    server: string,
+    owner: string,
+    stream: Stream,
     question: Request,
     signal: AbortSignal,
   ): Promise<Outcome> {
-    const conversation = this.#conversations.get(affinity);
+    const conversation = this.#conversations.get(owner);
     if (!conversation) return declined(question.method, 'there is no client to ask');
-    return this.#ask(server, conversation, noStream, question, signal);
+    return this.#ask(server, conversation, stream, question, signal);
+  }
+
+  /** Tells a session of its task, on its GET stream. */
+  #tellOfTask(owner: string, notification: Notification): void {
+    const conversation = this.#conversations.get(owner);
+    if (!conversation) return;
+    if (notification.method === 'notifications/message') this.#notifications.log(conversation, notification);
+    else conversation.notify(notification);
   }
 
   onReady(server: string, affinity: string | undefined, startedFor: Purpose): void {
@@ -676,6 +767,16 @@ const changedLists = new Map([
   ['notifications/resources/list_changed', 'resources'],
   ['notifications/prompts/list_changed', 'prompts'],
 ] as const) as ReadonlyMap<string, 'tools' | 'resources' | 'prompts'>;
+
+/** A session's tasks are its own. */
+const ownerOf = ({ conversation: { session } }: Call) => ({ id: session.id, scope: session.scope });
+
+function noTasks({ server, name }: Target): GatewayError {
+  return new GatewayError('method_unknown', `${name} does not run as a task for clients of this era`, {
+    server,
+    hint: 'Call it without params.task.',
+  });
+}
 
 /** For questions that no call has caused. */
 const noStream: Stream = { send: () => false, end: () => {} };

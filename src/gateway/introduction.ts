@@ -17,6 +17,7 @@ export function aboutGateway(
   config: Config,
   known: (server: string) => Snapshot | undefined,
   version: string,
+  era: Era,
 ): Introduction {
   const instructions = instructionsOf(
     [...config.servers.values()]
@@ -30,6 +31,9 @@ export function aboutGateway(
       prompts: { listChanged: true },
       completions: {},
       logging: {},
+      ...(era === 'legacy'
+        ? { tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } } }
+        : { extensions: { [tasksExtension]: {} } }),
     },
     serverInfo: { name: 'mcp-gateway', title: 'MCP Gateway', version },
     ...(instructions && { instructions }),

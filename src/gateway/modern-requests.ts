@@ -249,13 +249,15 @@ export class ModernRequests {
   }
 
   /** A modern client's call at a modern server, which may answer with a task. */
-  #askModern(asked: Asked, target: Target): Promise<Answer> {
+  async #askModern(asked: Asked, target: Target): Promise<Answer> {
     const { client, signal } = asked;
     const progress = this.#relay.progressOf(asked.params, asked.stream);
     const follows = declaresTasks(client.capabilities) ? 'modern' : undefined;
-    return this.#tasks.call({ owner: ownerOf(asked), target, follows, client, signal }, (onLease) =>
+    const prospect = { owner: ownerOf(asked), target, follows, client, signal } as const;
+    const outcome = await this.#tasks.call(prospect, (onLease) =>
       this.#relay.call(target, { ...this.#options(asked), onLease }, progress),
     );
+    return this.#answered(target, outcome);
   }
 
   #askForTask(asked: Asked, method: string): Promise<Outcome> {

@@ -13,6 +13,7 @@ import {
   success,
 } from '../protocol/jsonrpc.ts';
 import type { ClientContext } from '../protocol/modern.ts';
+import { relatedTaskOf } from '../protocol/tasks.ts';
 import { type Exit, type Instance, type Noise, NotWritten } from '../runtimes/runtime.ts';
 import { type Ask, ClientQuestions, capabilityFor, declined } from './client-questions.ts';
 import {
@@ -27,7 +28,7 @@ import {
 import { addressed, discover, handshakeFrom, initialize, lifeSign, listen, opening } from './dialect.ts';
 import { FloodGuard } from './flood-guard.ts';
 import { GivenUpCalls } from './given-up-calls.ts';
-import type { CallOptions, Handshake, Outcome, OutgoingRequest } from './lease.ts';
+import type { CallOptions, Handshake, Outcome, OutgoingRequest, Purpose } from './lease.ts';
 import { Suspects } from './suspects.ts';
 
 /** What a connection tells the one who made it. All are called at once, outside of any wait. */
@@ -40,8 +41,8 @@ export interface ConnectionOwner {
   onUnwritable(): void;
   /** It is of no more use and must be killed; its calls have been told why. */
   onCondemned(error: GatewayError): void;
-  /** What it says can no longer be told apart, a question or an answer: it is to be replaced when its calls are over. */
-  onAmbiguous(): void;
+  /** What it says can no longer be told apart, a question or an answer (then it takes no more calls): it is to be replaced when its calls are over. */
+  onAmbiguous(isUsable: boolean): void;
   /** A shared instance asked its client for something. */
   onAsked(): void;
   onNoise(noise: Noise): void;
@@ -49,6 +50,8 @@ export interface ConnectionOwner {
   onNotification(notification: Notification): void;
   /** Asks the session that the instance belongs to; undefined for a shared instance. */
   onRequest: Ask | undefined;
+  /** Asks whoever has the task that a question names. */
+  onTaskRequest: Ask;
 }
 
 export interface ConnectionOptions {
@@ -63,8 +66,11 @@ export interface ConnectionOptions {
   owner: ConnectionOwner;
 }
 
-/** `call` is a client's; `upkeep` and `own` are the gateway's, which have no client to ask. */
-export type CallKind = 'call' | 'upkeep' | 'own';
+/**
+ * `call` is a client's; `hold` is about something that goes on by itself, which is named in whatever the server says of it, so that
+ * nothing without that name belongs to it; `upkeep` and `own` are the gateway's, which have no client to ask.
+ */
+export type CallKind = Purpose | 'own';
 
 /** How long the reason of a death is waited for, so that calls fail within 100 ms of it. */
 const exitWaitMs = 80;
@@ -225,7 +231,8 @@ export class Connection {
     kind: CallKind,
     caller: string | undefined,
   ): Promise<Outcome> {
-    return this.#request(request, options, kind, caller, this.#server.timeouts.callMs);
+    const timeoutMs = options?.silenceLimitMs ?? this.#server.timeouts.callMs;
+    return this.#request(request, options, kind, caller, timeoutMs);
   }
 
   /** A request of the gateway itself. */
@@ -323,7 +330,7 @@ export class Connection {
     if (this.#isOverflowTold && kind === 'call' && !this.#isUnwritable) {
       // Its answer would drown in the line that still goes on.
       this.#isUnwritable = true;
-      this.#owner.onAmbiguous();
+      this.#owner.onAmbiguous(false);
     }
     if (this.#isClosed || this.#isUnwritable) return Promise.reject(this.#notWritten());
     const signal = options?.signal;
@@ -545,7 +552,7 @@ export class Connection {
       this.#soleLogged()?.options?.onNotification?.(notification);
       return;
     }
-    if (method === 'notifications/message') {
+    if (method === 'notifications/message' && relatedTaskOf(params) === undefined) {
       const call = this.#soleCall();
       if (call?.options?.onNotification) call.options.onNotification(notification);
       else if (this.#owner.onRequest) this.#owner.onNotification(notification);
@@ -599,6 +606,10 @@ export class Connection {
       this.#tell(declined(id, capability));
       return;
     }
+    if (relatedTaskOf(request.params) !== undefined) {
+      this.#questions.put(request, capability, { questions: 0 }, this.#owner.onTaskRequest);
+      return;
+    }
     const askSession = this.#owner.onRequest;
     if (!askSession) this.#owner.onAsked();
     const call = this.#soleCall();
@@ -609,7 +620,7 @@ export class Connection {
           message: `${method} does not say which call it belongs to: declare interactive: true, or isolation: session`,
         }),
       );
-      if (this.#calls === 1) this.#owner.onAmbiguous();
+      if (this.#calls === 1) this.#owner.onAmbiguous(true);
       return;
     }
     const ask = call?.options?.onRequest ?? askSession;
@@ -647,7 +658,7 @@ export class Connection {
   /** Requests that a line too long may answer: clients' calls; without any, those of upkeep, whose answers are lists. */
   #likelyAnswered(): Pending[] {
     const all = [...this.#pending.values()];
-    const calls = all.filter(({ kind }) => kind === 'call');
+    const calls = all.filter(({ kind }) => kind === 'call' || kind === 'hold');
     return calls.length > 0 ? calls : all.filter(({ kind }) => kind === 'upkeep');
   }
 

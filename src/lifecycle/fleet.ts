@@ -262,10 +262,10 @@ export class Fleet {
     const { config, runtimeFor, events, version, store } = this.#options;
     // Told through the fleet, because the listener comes later.
     const listener: InstanceListener = {
-      onNotification: (name, affinity, notification: Notification) =>
-        this.#listener.onNotification(name, affinity, notification),
-      onRequest: (name, affinity, request, signal) =>
-        this.#listener.onRequest(name, affinity, request, signal),
+      onNotification: (name, affinity, notification: Notification, instance) =>
+        this.#listener.onNotification(name, affinity, notification, instance),
+      onRequest: (name, affinity, request, signal, instance) =>
+        this.#listener.onRequest(name, affinity, request, signal, instance),
       onReady: (name, affinity, startedFor) => this.#listener.onReady(name, affinity, startedFor),
       onAsked: (name) => this.#listener.onAsked(name),
       onEnded: (name, affinity) => this.#listener.onEnded(name, affinity),

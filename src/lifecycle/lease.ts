@@ -67,6 +67,8 @@ export interface OutgoingRequest {
  */
 export interface CallOptions {
   signal?: AbortSignal;
+  /** How long the server may be silent; `timeouts.call` of the server unless given. */
+  silenceLimitMs?: number;
   /** Who calls, for an instance of the modern era; the gateway itself unless given. */
   client?: ClientContext;
   /** An unanswered question is declined after this long; `timeouts.client` of the server unless given. */
@@ -85,9 +87,20 @@ export interface CallOptions {
 /** What instances say outside of any call; given to the fleet once. */
 export interface InstanceListener {
   /** `affinity` is the session, or the modern client, whose instance it is, undefined for a shared one. In legacy form in either era. */
-  onNotification(server: string, affinity: string | undefined, notification: Notification): void;
-  /** Only from an instance that belongs to one session. */
-  onRequest(server: string, affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;
+  onNotification(
+    server: string,
+    affinity: string | undefined,
+    notification: Notification,
+    instance: string,
+  ): void;
+  /** Only from an instance that belongs to one session, and from any where the request names the task that it is about. */
+  onRequest(
+    server: string,
+    affinity: string | undefined,
+    request: Request,
+    signal: AbortSignal,
+    instance: string,
+  ): Promise<Outcome>;
   /** An instance has answered its handshake; `startedFor` upkeep, its lists are being read already. */
   onReady(server: string, affinity: string | undefined, startedFor: Purpose): void;
   /** A shared instance asked its client for something: from now on it gets one call at a time. */

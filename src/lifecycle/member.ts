@@ -7,6 +7,7 @@ import type { Notification, Params, Request } from '../protocol/jsonrpc.ts';
 import type { Instance, Noise, Prepared, PrepareProgress, Runtime } from '../runtimes/runtime.ts';
 import type { Candidate } from './balancer.ts';
 import type { Capacity } from './capacity.ts';
+import type { Ask } from './client-questions.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
 import { type Finding, findEra, type KnownEra } from './era.ts';
@@ -58,7 +59,7 @@ export interface MemberOwner {
   onStateChange(): void;
   onAsked(): void;
   onNotification(member: Member, notification: Notification): void;
-  onRequest(affinity: string, request: Request, signal: AbortSignal): Promise<Outcome>;
+  onRequest(member: Member, request: Request, signal: AbortSignal): Promise<Outcome>;
   /** Whether something else than a call holds it: its live session, a minimum of the pool. */
   mustStay(member: Member): boolean;
 }
@@ -172,7 +173,8 @@ export class Member implements Candidate {
   #connect(): Connection {
     const { owner, affinity, server, maxMessageBytes, version, clock } = this.#options;
     // A modern client has no stream of its own: it is asked during its calls, as clients of a shared instance are.
-    const session = affinity !== undefined && isSessionAffinity(affinity) ? affinity : undefined;
+    const isSession = affinity !== undefined && isSessionAffinity(affinity);
+    const ask: Ask = (request, signal) => owner.onRequest(this, request, signal);
     return new Connection({
       server,
       capabilities: capabilitiesFor(server, affinity),
@@ -187,15 +189,18 @@ export class Member implements Candidate {
           if (this.state !== 'starting') this.retire('crash');
         },
         onCondemned: (error) => this.#onCondemned(error),
-        onAmbiguous: () => this.retire('drain'),
+        onAmbiguous: (isUsable) => {
+          // Nobody else is served while it drains, which may take long.
+          if (!isUsable || this.holds === 0) this.retire('drain');
+        },
         onAsked: () => owner.onAsked(),
         onNoise: (noise) => this.#onNoise(noise),
         onNotification: (notification) => {
           if (this.#listening) this.#listening.take(notification);
           else owner.onNotification(this, notification);
         },
-        onRequest:
-          session === undefined ? undefined : (request, signal) => owner.onRequest(session, request, signal),
+        onRequest: isSession ? ask : undefined,
+        onTaskRequest: ask,
       },
     });
   }
@@ -721,8 +726,7 @@ class MemberLease implements Lease {
     if (this.#isReleased) return Promise.reject(released());
     const answer = this.#member.standIn(request);
     if (answer) return abortable(answer, options?.signal);
-    const kind = this.#purpose === 'upkeep' ? 'upkeep' : 'call';
-    return this.#connection.call(request, options, kind, this.#caller);
+    return this.#connection.call(request, options, this.#purpose, this.#caller);
   }
 
   notify(notification: { method: string; params?: Params }): Promise<void> {

@@ -452,7 +452,9 @@ export class Pool {
   #replaceAmbiguous(group: Group, caller: string | undefined): void {
     if (!this.#asks || group.affinity !== undefined || this.#server.stateful) return;
     for (const member of [...group.members]) {
-      if (member.state !== 'ready' || member.calls > 0 || member.era === 'modern') continue;
+      // Nothing else may run beside one that is held for long.
+      const isInUse = member.calls + member.holds > 0;
+      if (member.state !== 'ready' || isInUse || member.era === 'modern') continue;
       if (member.mayActForOthers(caller)) member.retire('drain');
     }
   }
@@ -608,10 +610,11 @@ export class Pool {
         this.#asks = true;
         listener.onAsked(name);
       },
-      onNotification: (_member, notification: Notification) => {
-        listener.onNotification(name, group.affinity, notification);
+      onNotification: (member, notification: Notification) => {
+        listener.onNotification(name, group.affinity, notification, member.name);
       },
-      onRequest: (affinity, request, signal) => listener.onRequest(name, affinity, request, signal),
+      onRequest: (member, request, signal) =>
+        listener.onRequest(name, group.isSession ? group.affinity : undefined, request, signal, member.name),
       mustStay: (member) => {
         if (this.#isClosed) return false;
         return (

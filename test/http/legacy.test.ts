@@ -112,6 +112,7 @@ describe.each([
       prompts: { listChanged: true },
       completions: {},
       logging: {},
+      tasks: { list: {}, cancel: {}, requests: { tools: { call: {} } } },
     });
     expect(client.client.getInstructions()).toContain(
       '## everything\n\nA server for tests: every tool does what its name says and nothing else.',

@@ -502,7 +502,7 @@ describe('what the server says by itself', () => {
     s.instance.answer(b.request, {});
     await settle();
     await s.says(logLine('mine'));
-    expect(outside).toEqual([['files', 's1', logLine('mine')]]);
+    expect(outside).toEqual([['files', 's1', logLine('mine'), 'files-1']]);
   });
 
   it('passes list changes and updates on, with their session', async () => {
