@@ -1,10 +1,11 @@
 /**
- * Writes servers.schema.json and docs/configuration.md from the zod schemas. `--check` writes nothing and fails when
- * one of them is stale.
+ * Writes servers.schema.json and docs/configuration.md from the zod schemas, and the table of docs/protocol.md from recorded results.
+ * `--check` writes nothing and fails when one of them is stale.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { documentSchema, reservedNames, serverSchemas, withoutEffect } from '../src/config/schema.ts';
+import { protocolDocument } from '../test/matrix/document.ts';
 
 /** The parts of a JSON schema that are read here; `kind` is what our own schemas say of a value with a unit. */
 interface Schema {
@@ -257,6 +258,7 @@ if (described.properties!.servers === undefined || Object.keys(serverSchemas).le
 const outputs: Record<string, string> = {
   'servers.schema.json': `${JSON.stringify(editorSchema(), null, 2)}\n`,
   'docs/configuration.md': reference(),
+  'docs/protocol.md': await protocolDocument(),
 };
 const isCheck = process.argv.includes('--check');
 for (const [name, text] of Object.entries(outputs)) {
