@@ -50,7 +50,7 @@ export interface MatrixClient extends AsyncDisposable {
   hearOfLists(): Promise<void>;
   /** From now on a resource's updates are heard of, until the returned function has been called. */
   watch(uri: string): Promise<() => Promise<void>>;
-  /** The whole answer to a request, every byte of it: the SDKs show only what their schemas know. */
+  /** The whole answer to a request, without the SDK, which shows its user only what its schemas know; all are of one session. */
   raw(method: string, params?: Any): Promise<Any>;
 }
 
@@ -109,6 +109,7 @@ async function connectV1({ gateway, endpoint }: Connection): Promise<MatrixClien
   for (const [method, schema] of schemas) client.setRequestHandler(schema, answering(method) as Any);
   client.fallbackNotificationHandler = async (notification) => void heard.push(notification);
   const transport = new StreamableHttpV1(gateway.url(endpoint));
+  const raw = rawLegacy(gateway, endpoint);
   await client.connect(transport);
 
   const page = (list: List, cursor?: string): Promise<Any> => {
@@ -147,8 +148,9 @@ async function connectV1({ gateway, endpoint }: Connection): Promise<MatrixClien
       await client.subscribeResource({ uri });
       return async () => void (await client.unsubscribeResource({ uri }));
     },
-    raw: rawLegacy(gateway, endpoint),
+    raw: raw.request,
     async [Symbol.asyncDispose]() {
+      await raw.end();
       await transport.terminateSession();
       await client.close();
     },
@@ -160,6 +162,7 @@ async function connectV2Legacy({ gateway, endpoint }: Connection): Promise<Matri
   const { asked, heard, answering } = memory();
   listenWithV2(client, heard, answering);
   const transport = new StreamableHttpV2(gateway.url(endpoint));
+  const raw = rawLegacy(gateway, endpoint);
   await client.connect(transport);
   return {
     ...withV2(client),
@@ -176,8 +179,9 @@ async function connectV2Legacy({ gateway, endpoint }: Connection): Promise<Matri
       await client.subscribeResource({ uri });
       return async () => void (await client.unsubscribeResource({ uri }));
     },
-    raw: rawLegacy(gateway, endpoint),
+    raw: raw.request,
     async [Symbol.asyncDispose]() {
+      await raw.end();
       await transport.terminateSession();
       await client.close();
     },
@@ -191,7 +195,8 @@ async function connectV2Modern({ gateway, endpoint, name }: Connection): Promise
   const headers = { 'mcp-gateway-client': name };
   await client.connect(new StreamableHttpV2(gateway.url(endpoint), { requestInit: { headers } }));
   if (client.getProtocolEra() !== 'modern') throw new Error('The pinned client does not speak 2026-07-28');
-  const raw = new ModernClient(gateway, endpoint, capabilities, headers);
+  const extensions = { 'io.modelcontextprotocol/tasks': {} };
+  const raw = new ModernClient(gateway, endpoint, { ...capabilities, extensions }, headers);
   return {
     ...withV2(client),
     kind: 'v2 modern',
@@ -261,12 +266,18 @@ function memory() {
   return { asked, heard, answering };
 }
 
-function rawLegacy(gateway: TestGateway, endpoint: string): MatrixClient['raw'] {
-  return async (method, params) => {
-    const raw = new RawHttpClient(gateway, endpoint);
-    await raw.initialize('2025-11-25', capabilities);
-    const { answer } = await raw.request(method, params);
-    await fetch(raw.url, { method: 'DELETE', headers: raw.headers });
-    return answer;
+/** A session of its own, begun when it is first needed. */
+function rawLegacy(gateway: TestGateway, endpoint: string) {
+  const client = new RawHttpClient(gateway, endpoint);
+  let begun: Promise<unknown> | undefined;
+  return {
+    async request(method: string, params?: Any): Promise<Any> {
+      begun ??= client.initialize('2025-11-25', capabilities);
+      await begun;
+      return (await client.request(method, params)).answer;
+    },
+    async end() {
+      if (begun) await fetch(client.url, { method: 'DELETE', headers: client.headers });
+    },
   };
 }

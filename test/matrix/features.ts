@@ -357,6 +357,27 @@ const unknownFields: Feature = async (client, { word }) => {
   expect(result.resultType).toBe(client.era === 'modern' ? 'complete' : undefined);
 };
 
+/** Without an SDK: v1 has tasks as an experiment, v2 has none. Each era has tasks of its own kind. */
+const tasks: Feature = async (client, { word }) => {
+  const call = { name: 'slow_compute', arguments: { seconds: 0.1, label: word } };
+  const done = { content: [{ type: 'text', text: `${word}: done in 0.1 s` }] };
+  if (client.era === 'legacy') {
+    const { result } = await client.raw('tools/call', { ...call, task: {} });
+    const { taskId } = result.task;
+    expect((await client.raw('tasks/result', { taskId })).result).toMatchObject(done);
+    expect((await client.raw('tasks/get', { taskId })).result).toMatchObject({ taskId, status: 'completed' });
+    return;
+  }
+  const { result: task } = await client.raw('tools/call', call);
+  expect(task).toMatchObject({ resultType: 'task', status: 'working' });
+  const get = async () => (await client.raw('tasks/get', { taskId: task.taskId })).result;
+  const completed = await until(async () => {
+    const state = await get();
+    return state.status !== 'working' && state;
+  }, 'the task is over');
+  expect(completed).toMatchObject({ status: 'completed', result: done });
+};
+
 /** On `/mcp`, where all servers are: by names that begin with the server's. */
 const amongAllServers: Feature = async (client, { name, word }) => {
   expect(await namesOf(client, 'tools')).toContain(`${name}__echo`);
@@ -399,5 +420,6 @@ export const features: Record<string, { at?: 'own' | 'paginates' | 'all'; run: F
   'embedded content': { run: embeddedContent },
   'error data': { run: errorData },
   'unknown fields and _meta': { run: unknownFields },
+  tasks: { run: tasks },
   'all servers at /mcp': { at: 'all', run: amongAllServers },
 };

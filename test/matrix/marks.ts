@@ -2,7 +2,7 @@ import { expect } from 'vitest';
 import type { ClientKind } from './clients.ts';
 import { type Feature, type Ground, textOf, toldAs } from './features.ts';
 
-/** A feature that the specification makes impossible in some cells. */
+/** A feature that some cells cannot have, by the specification; tasks alone by a choice of ours. */
 export interface Mark {
   feature: string;
   applies(client: ClientKind, ground: Pick<Ground, 'server' | 'isolation'>): boolean;
@@ -53,6 +53,21 @@ export const marks: Mark[] = [
       const forced = JSON.parse(textOf(await client.call('list_roots', { force: true })));
       expect(forced.error).toMatchObject({ code: -32601 });
       expect(client.asked).toEqual([]);
+    },
+  },
+  {
+    feature: 'tasks',
+    applies: (client, { server }) => isModern(client) !== (server === 'modern'),
+    reason:
+      'The tasks of 2025-11-25 and the tasks extension of 2026-07-28 are two things, and the gateway does not make one of the other: tools run as ordinary calls, and one that can only be a task is refused.',
+    instead: async (client, { word }) => {
+      const call = { name: 'slow_compute', arguments: { seconds: 0.1, label: word } };
+      const { result } = await client.raw('tools/call', call);
+      expect(result.content).toEqual([{ type: 'text', text: `${word}: done in 0.1 s` }]);
+      const asked = await client.raw('tools/call', { ...call, task: {} });
+      if (client.era === 'legacy') expect(asked.error).toMatchObject({ code: -32601 });
+      else expect(asked.result).toMatchObject({ resultType: 'complete', content: result.content });
+      expect((await client.raw('tools/call', { name: 'failing_job', arguments: {} })).error).toBeDefined();
     },
   },
 ];
