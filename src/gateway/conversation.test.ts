@@ -177,6 +177,20 @@ describe('a conversation', () => {
     expect(again.kept).toEqual([]);
   });
 
+  it('counts, cancels and ends each request of a client that uses an id twice', () => {
+    const conversation = createConversation();
+    const [first, second] = [conversation.begin(1), conversation.begin(1)];
+    expect(conversation.inFlight).toBe(2);
+    conversation.finish(second);
+    expect(conversation.inFlight).toBe(1);
+    const third = conversation.begin(1);
+    conversation.cancel(1, 'enough');
+    expect([first, third].map(({ abort }) => abort.signal.aborted)).toEqual([true, true]);
+    const last = [conversation.begin('a'), conversation.begin('a')];
+    conversation.end();
+    expect(last.map(({ abort }) => abort.signal.aborted)).toEqual([true, true]);
+  });
+
   it('tells ids apart by type when one is cancelled', () => {
     const conversation = createConversation();
     const [number, text] = [conversation.begin(1), conversation.begin('1')];

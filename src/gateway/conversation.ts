@@ -51,7 +51,7 @@ const maxKeptUpdates = 100;
 export class Conversation {
   readonly session: Session;
   readonly #clock: Clock;
-  readonly #inFlight = new Map<string, InFlight>();
+  readonly #inFlight = new Set<InFlight>();
   readonly #questions = new Map<string, Question>();
   readonly #questionPrefix: string;
   #nextQuestion = 1;
@@ -91,19 +91,21 @@ export class Conversation {
 
   begin(id: Id): InFlight {
     const call: InFlight = { id, abort: new AbortController() };
-    this.#inFlight.set(idKey(id), call);
+    this.#inFlight.add(call);
     return call;
   }
 
   finish(call: InFlight): void {
-    const key = idKey(call.id);
-    // A client that used an id twice has the later call under it.
-    if (this.#inFlight.get(key) === call) this.#inFlight.delete(key);
+    this.#inFlight.delete(call);
   }
 
-  /** The client's `notifications/cancelled`. An id that is not in flight is ignored: the answer may be on its way. */
+  /**
+   * The client's `notifications/cancelled`. An id that is not in flight is ignored: the answer may be on its way. Of a client that used
+   * an id twice, both are.
+   */
   cancel(id: Id, reason: unknown): void {
-    this.#inFlight.get(idKey(id))?.abort.abort(reason);
+    const key = idKey(id);
+    for (const call of this.#inFlight) if (idKey(call.id) === key) call.abort.abort(reason);
   }
 
   /** Makes `stream` the GET stream in place of an earlier one, and delivers what was kept. */
@@ -209,7 +211,7 @@ export class Conversation {
 
   /** The session is over: its calls are cancelled, its questions void, its GET stream ended. */
   end(): void {
-    for (const { abort } of this.#inFlight.values()) abort.abort('The session has ended');
+    for (const { abort } of this.#inFlight) abort.abort('The session has ended');
     for (const question of [...this.#questions.values()])
       question.answer({ error: { code: -32000, message: 'The session has ended' } });
     this.#listening?.end();

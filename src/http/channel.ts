@@ -118,7 +118,8 @@ export class Channel {
   /** Undoes what holds the session, in order. */
   readonly #releases: (() => void)[] = [];
   #isListening = false;
-  readonly #modern = new Map<string, AbortController>();
+  /** Modern requests that are being worked on, with the keys of their ids: a client may use an id twice. */
+  readonly #modern = new Map<AbortController, string>();
   #inFlight = 0;
   #isDraining = false;
   #isClosed = false;
@@ -177,7 +178,7 @@ export class Channel {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    for (const abort of this.#modern.values()) abort.abort('The client went away');
+    for (const abort of this.#modern.keys()) abort.abort('The client went away');
     for (const release of this.#releases) release();
     if (this.#session) this.#options.sessions.end(this.#session);
     this.#onClose();
@@ -308,14 +309,12 @@ export class Channel {
     const { gateway } = this.#options;
     checkAccepting(this.#options);
     if (this.#modern.size >= maxInFlight) throw tooMany();
-    const key = idKey(request.id);
     const abort = new AbortController();
     const { signal } = abort;
-    this.#modern.set(key, abort);
+    this.#modern.set(abort, idKey(request.id));
     void this.#answer(async (stream) => {
       const reply = await replyTo(request.id, gateway.modern(request, this.#origin, stream, abort), 'modern');
-      // A client that used an id twice has the later call under it.
-      if (this.#modern.get(key) === abort) this.#modern.delete(key);
+      this.#modern.delete(abort);
       return signal.aborted ? undefined : reply;
     });
   }
@@ -323,9 +322,14 @@ export class Channel {
   /** Whether it was about a modern request. */
   #cancelModern({ method, params }: Notification): boolean {
     if (method !== 'notifications/cancelled' || !isId(params?.requestId)) return false;
-    const abort = this.#modern.get(idKey(params.requestId));
-    abort?.abort(params.reason ?? 'The client cancelled it');
-    return abort !== undefined;
+    const cancelled = idKey(params.requestId);
+    let isFound = false;
+    for (const [abort, key] of this.#modern) {
+      if (key !== cancelled) continue;
+      abort.abort(params.reason ?? 'The client cancelled it');
+      isFound = true;
+    }
+    return isFound;
   }
 
   /** Sends what `work` gives. Its stream goes silent with it: what comes later belongs to no request. */

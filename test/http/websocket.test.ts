@@ -314,6 +314,30 @@ describe('a modern client over WebSocket', () => {
     await until(() => leases() === 0, 'no call runs');
   });
 
+  it('that uses an id twice leaves nothing behind', async () => {
+    await using other = await startGateway({ servers: { everything: {} }, gateway: { max_sessions: 2 } });
+    await other.settled();
+    const leases = () => instancesOf('everything', other)[0]?.leases ?? 0;
+    const listen = modern('same', 'subscriptions/listen', { notifications: {} });
+    const acknowledged = ({ messages }: RawSocket) =>
+      messages.filter(({ method }) => method === 'notifications/subscriptions/acknowledged').length;
+    const raw = await RawSocket.open('/everything/mcp', other);
+    for (const message of [
+      listen,
+      listen,
+      call(1, 'sleep', { ms: 60_000 }),
+      call(1, 'sleep', { ms: 60_000 }),
+    ])
+      raw.send(message);
+    await until(() => acknowledged(raw) === 2 && leases() === 2, 'all of them are under way');
+    raw.socket.terminate();
+    await until(() => leases() === 0, 'no call runs');
+    const next = await RawSocket.open('/everything/mcp', other);
+    next.send(listen);
+    await until(() => acknowledged(next) === 1, 'there is room for another listen stream');
+    await next.close();
+  });
+
   it('listens more than once on its socket, until it cancels or the gateway ends', async () => {
     await using other = await startGateway({ servers: { everything: {} } });
     await other.settled();
