@@ -89,6 +89,35 @@ describe('a call that its server asks in', () => {
     end({ result: {} });
   });
 
+  it('puts every question to its client, whatever names its server has chosen', async () => {
+    const { clock, call, visit, ask, end } = setUp({});
+    const names = ['question-1', '__proto__', 'constructor', undefined, 'question-1', 'question-2'];
+    const answered: unknown[] = [];
+    const turn = visit();
+    for (const [index, name] of names.entries()) {
+      const asked = ask(
+        elicit(`${index}`, name === undefined ? undefined : { 'mcp-gateway/input-key': name }),
+      );
+      void asked.then((outcome) => answered.push(outcome));
+    }
+    await clock.pass(10);
+    const { questions } = (await turn) as { questions: Record<string, { params: { message: string } }> };
+    const messages = Object.values(questions).map(({ params }) => params.message);
+    expect(messages.toSorted()).toEqual(['0', '1', '2', '3', '4', '5']);
+    call.answer({});
+    await clock.pass(0);
+    expect(answered).toEqual([]);
+    call.answer(
+      Object.fromEntries(
+        Object.entries(questions).map(([key, { params }]) => [key, { content: { to: params.message } }]),
+      ),
+    );
+    await clock.pass(0);
+    expect(answered).toHaveLength(6);
+    expect(answered).toContainEqual({ result: { content: { to: '1' } } });
+    end({ result: {} });
+  });
+
   it('declines what is open when its client does not come back, and is cancelled only if it goes on', async () => {
     for (const goesOn of [false, true]) {
       const { clock, abort, call, visit, ask, end } = setUp();

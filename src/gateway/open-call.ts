@@ -121,12 +121,12 @@ export class OpenCall {
       return Promise.resolve(declined(request.method, 'too many questions are open'));
     }
     const name = inputKeyOf(request);
-    const given = name === undefined ? undefined : this.#given[name];
+    const given = name === undefined ? undefined : ownMember(this.#given, name);
     if (isObject(given)) {
       delete this.#given[name!];
       return Promise.resolve({ result: given });
     }
-    const key = name !== undefined && !this.#questions.has(name) ? name : `question-${this.#nextQuestion++}`;
+    const key = name !== undefined && !this.#questions.has(name) ? name : this.#freeKey();
     return new Promise((resolve) => {
       const done = (outcome: Outcome) => {
         signal.removeEventListener('abort', onVoid);
@@ -144,7 +144,7 @@ export class OpenCall {
   /** Gives the server what the client has answered; anything else in `responses` is ignored, as the specification asks. */
   answer(responses: Params): void {
     for (const [key, question] of [...this.#questions]) {
-      const response = responses[key];
+      const response = ownMember(responses, key);
       if (isObject(response)) question.answer({ result: response });
     }
   }
@@ -169,6 +169,14 @@ export class OpenCall {
     this.#abort.abort(reason);
   }
 
+  /** A key that no question has; servers may have named theirs in the same way. */
+  #freeKey(): string {
+    for (;;) {
+      const key = `question-${this.#nextQuestion++}`;
+      if (!this.#questions.has(key)) return key;
+    }
+  }
+
   get #hasNews(): boolean {
     return this.#ended !== undefined || this.#lacking !== undefined || this.#questions.size > 0;
   }
@@ -187,3 +195,7 @@ export class OpenCall {
     this.#wake?.();
   }
 }
+
+/** What is in an object itself: names are others' choice, and `constructor` may be one. */
+const ownMember = (object: Params, name: string): unknown =>
+  Object.hasOwn(object, name) ? object[name] : undefined;
