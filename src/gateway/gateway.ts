@@ -364,8 +364,8 @@ export class Gateway implements InstanceListener {
     const target = await this.#relay.named(caller, 'tools/call', { name: tool, arguments: args });
     const owner = { id: 'nobody', scope: server };
     return inLegacyForm(
-      await this.#tasks.call({ owner, target, follows: undefined, signal }, (onLease) =>
-        this.#relay.call(target, { signal, onLease }),
+      await this.#tasks.call({ owner, target, follows: undefined, signal }, (more) =>
+        this.#relay.call(target, { signal, ...more }),
       ),
     );
   }
@@ -511,14 +511,17 @@ export class Gateway implements InstanceListener {
     const { session } = conversation;
     const { server } = target;
     const progress = this.#relay.progressOf(target.request.params, stream);
+    const isTask = target.request.params?.task !== undefined;
     const options: FleetCallOptions = {
       affinity: session.id,
       signal,
       client: this.#contextOf(session),
       onNotification: (notification) => {
         const { method, params } = notification;
-        if (method === 'notifications/progress') stream.send(notification);
-        else if (method !== 'notifications/message' || isLogged(params?.level, session.logLevel)) {
+        if (method === 'notifications/progress') {
+          // A task's goes on when the stream of its call is over.
+          if (!stream.send(notification) && isTask) conversation.notify(notification);
+        } else if (method !== 'notifications/message' || isLogged(params?.level, session.logLevel)) {
           if (!stream.send(notification)) conversation.notify(notification);
         }
       },
@@ -545,8 +548,8 @@ export class Gateway implements InstanceListener {
     const known = isTask ? this.#catalog.known(server) : undefined;
     if (known && eraOf(known.protocolVersion) === 'modern') throw noTasks(target);
     const follows = isTask ? 'legacy' : undefined;
-    return this.#tasks.call({ owner: ownerOf(call), target, follows, signal: call.signal }, (onLease) =>
-      this.#relay.call(target, onLease ? { ...options, onLease } : options, progress),
+    return this.#tasks.call({ owner: ownerOf(call), target, follows, signal: call.signal }, (more) =>
+      this.#relay.call(target, more ? { ...options, ...more } : options, progress),
     );
   }
 
@@ -664,10 +667,8 @@ export class Gateway implements InstanceListener {
       this.#notifications.resourceUpdated(feedOf(server, affinity), notification);
     } else if (method === 'notifications/elicitation/complete') {
       this.#notifications.elicitationCompleted(server, notification);
-    } else if (method === 'notifications/tasks/status') {
-      this.#tasks.statusTold(instance, notification);
-    } else if (relatedTaskOf(notification.params) !== undefined) {
-      this.#tasks.told(instance, notification);
+    } else if (this.#tasks.told(instance, notification)) {
+      return;
     } else if (method === 'notifications/message') {
       if (conversation) this.#notifications.log(conversation, notification);
     } else if (conversation && method !== 'notifications/progress') {

@@ -254,8 +254,8 @@ export class ModernRequests {
     const progress = this.#relay.progressOf(asked.params, asked.stream);
     const follows = declaresTasks(client.capabilities) ? 'modern' : undefined;
     const prospect = { owner: ownerOf(asked), target, follows, client, signal } as const;
-    const outcome = await this.#tasks.call(prospect, (onLease) =>
-      this.#relay.call(target, { ...this.#options(asked), onLease }, progress),
+    const outcome = await this.#tasks.call(prospect, (more) =>
+      this.#relay.call(target, { ...this.#options(asked), ...more }, progress),
     );
     return this.#answered(target, outcome);
   }

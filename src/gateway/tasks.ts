@@ -54,6 +54,9 @@ export interface TasksOptions {
   notify(owner: string, notification: Notification): void;
 }
 
+/** What a call that may be answered with a task is made with beside its own. */
+export type TaskCallOptions = Pick<FleetCallOptions, 'onLease' | 'lasting'>;
+
 type Tell = (notification: Notification) => void;
 
 interface Task {
@@ -76,6 +79,8 @@ interface Task {
   askedAtMs: number;
   /** Its hold on the instance; undefined: nothing need be asked of the instance any more. */
   lease: Lease | undefined;
+  /** Aborts when no more progress can come. */
+  readonly progress: AbortController;
   /** When it was seen to be over, or lost. */
   endedAtMs: number | undefined;
   /** Whether its owner has heard of its end. */
@@ -164,10 +169,7 @@ export class Tasks {
    * Makes a call, and remembers the task that it is answered with. Throws `capability_missing` or `upstream_error` for a task that its
    * client cannot follow, and `queue_full`; that task is cancelled.
    */
-  call(
-    prospect: Prospect,
-    make: (onLease?: FleetCallOptions['onLease']) => Promise<Outcome>,
-  ): Promise<Outcome> {
+  call(prospect: Prospect, make: (options?: TaskCallOptions) => Promise<Outcome>): Promise<Outcome> {
     return this.#mayBecomeTask(prospect) ? this.#follow(prospect, make) : make();
   }
 
@@ -180,17 +182,20 @@ export class Tasks {
     );
   }
 
-  async #follow(
-    prospect: Prospect,
-    make: (onLease: FleetCallOptions['onLease']) => Promise<Outcome>,
-  ): Promise<Outcome> {
+  async #follow(prospect: Prospect, make: (options: TaskCallOptions) => Promise<Outcome>): Promise<Outcome> {
     const { owner, target, follows, client = itself, signal } = prospect;
     if (follows === 'legacy') this.#makeRoom(owner.id);
+    const progress = new AbortController();
     let hold: Lease | undefined;
+    let task: Task | undefined;
     try {
-      const outcome = await make((lease) => {
-        hold?.release();
-        hold = lease.hold();
+      const outcome = await make({
+        onLease: (lease) => {
+          hold?.release();
+          hold = lease.hold();
+        },
+        // That of the modern era's tasks is in their state.
+        ...(follows === 'legacy' && { lasting: progress.signal }),
       });
       if ('error' in outcome) return outcome;
       const created = createdTask(outcome, follows === 'legacy');
@@ -210,17 +215,18 @@ export class Tasks {
         this.#cancelAt(lease, created.taskId, itself);
         throw cannotFollow(target, follows === undefined && prospect.client !== undefined);
       }
-      const task = this.#remember(prospect, era, created, lease);
+      task = this.#remember(prospect, era, created, lease, progress);
       const { result } = outcome;
       const shown = task.id === task.native ? created : { ...created, taskId: task.id };
       if (era === 'modern') return { era, result: shown };
       return { era, result: relatedTo({ ...result, task: shown }, task.id) };
     } finally {
       hold?.release();
+      if (task?.progress !== progress) progress.abort();
     }
   }
 
-  #remember(prospect: Prospect, era: Era, created: TaskState, lease: Lease): Task {
+  #remember(prospect: Prospect, era: Era, created: TaskState, lease: Lease, progress: AbortController): Task {
     const { owner, target, client = itself } = prospect;
     const { server, expose } = target;
     const { instance } = lease;
@@ -258,6 +264,7 @@ export class Tasks {
       state: id === native ? created : { ...created, taskId: id },
       askedAtMs: now,
       lease,
+      progress,
       endedAtMs: undefined,
       isEndTold: false,
       isUnwanted: false,
@@ -407,30 +414,30 @@ export class Tasks {
 
   // What servers say by themselves
 
-  /** `notifications/tasks/status` of an instance. */
-  statusTold(instance: string, notification: Notification, isRepeated = false): void {
-    const { params } = notification;
-    if (!isTask(params)) return;
-    const tasks = this.#byNative.get(nativeKey(instance, params.taskId));
-    if (!tasks) {
-      // Perhaps it came together with the answer that names the task, which is being worked on.
-      if (!isRepeated) setImmediate(() => this.statusTold(instance, notification, true));
-      return;
-    }
-    for (const task of tasks) {
-      const state = task.id === task.native ? params : { ...params, taskId: task.id };
-      this.#observe(task, state);
-      if (isOver(state)) task.isEndTold = true;
-      this.#options.notify(task.owner, state === params ? notification : { ...notification, params: state });
-    }
-  }
-
-  /** Another notification that names its task. */
-  told(instance: string, notification: Notification): void {
-    const { params = {} } = notification;
-    for (const task of this.#byNative.get(nativeKey(instance, relatedTaskOf(params)!)) ?? []) {
-      this.#options.notify(task.owner, { ...notification, params: relatedTo(params, task.id) });
-    }
+  /** `notifications/tasks/status`, or another notification that names its task; false when it names none. */
+  told(instance: string, notification: Notification): boolean {
+    const { method, params = {} } = notification;
+    const isStatus = method === 'notifications/tasks/status';
+    const native = isStatus ? isTask(params) && params.taskId : relatedTaskOf(params);
+    if (typeof native !== 'string') return false;
+    const tell = () => {
+      const tasks = this.#byNative.get(nativeKey(instance, native)) ?? [];
+      for (const task of tasks) {
+        const isSame = task.id === native;
+        if (!isStatus) {
+          this.#options.notify(task.owner, { ...notification, params: relatedTo(params, task.id) });
+          continue;
+        }
+        const state = (isSame ? params : { ...params, taskId: task.id }) as TaskState;
+        this.#observe(task, state);
+        if (isOver(state)) task.isEndTold = true;
+        this.#options.notify(task.owner, isSame ? notification : { ...notification, params: state });
+      }
+    };
+    if (this.#byNative.has(nativeKey(instance, native))) tell();
+    // Perhaps it came together with the answer that names the task, which is being worked on.
+    else setImmediate(tell);
+    return true;
   }
 
   /**
@@ -624,6 +631,7 @@ export class Tasks {
   }
 
   #release(task: Task): void {
+    task.progress.abort();
     task.lease?.release();
     task.lease = undefined;
   }

@@ -125,6 +125,8 @@ export class Connection {
   readonly #self: ClientContext;
   readonly #flood: FloodGuard;
   readonly #pending = new Map<number, Pending>();
+  /** What takes the progress of calls that were answered and go on all the same, by their ids. */
+  readonly #lasting = new Map<number, (progress: Notification) => void>();
   readonly #questions: ClientQuestions;
   readonly #givenUp: GivenUpCalls;
   /** Calls one of which a dropped line has answered. */
@@ -385,11 +387,19 @@ export class Connection {
       if (!this.#flood.spend()) this.#flooded();
       return;
     }
+    this.#keepProgress(pending);
     this.#remove(pending);
     if (pending.kind === 'call') this.#answered += 1;
     const era = this.#era;
     pending.resolve('error' in response ? { era, error: response.error } : { era, result: response.result });
     if (!this.#suspects.isEmpty) this.#judgeSuspects();
+  }
+
+  #keepProgress({ id, token, options }: Pending): void {
+    const { lasting, onNotification } = options ?? {};
+    if (token === undefined || !lasting || lasting.aborted || !onNotification) return;
+    this.#lasting.set(id, (progress) => onNotification(withToken(progress, token)));
+    lasting.addEventListener('abort', () => this.#lasting.delete(id), { once: true });
   }
 
   /** An answer that cannot be used: its call need not wait for a better one. */
@@ -531,14 +541,15 @@ export class Connection {
   #takeNotification(notification: Notification): void {
     const { method, params } = notification;
     if (method === 'notifications/progress') {
-      const pending = this.#pending.get(params?.progressToken as number);
-      if (!pending) return;
+      const id = params?.progressToken as number;
+      const pending = this.#pending.get(id);
+      if (!pending) {
+        this.#lasting.get(id)?.(notification);
+        return;
+      }
       this.#restartTime(pending);
       if (pending.token === undefined) return;
-      pending.options?.onNotification?.({
-        ...notification,
-        params: { ...params, progressToken: pending.token },
-      });
+      pending.options?.onNotification?.(withToken(notification, pending.token));
       return;
     }
     if (method === 'notifications/cancelled') {
@@ -750,6 +761,7 @@ export class Connection {
 
   #settleAll(error: GatewayError): void {
     this.#suspects.clear();
+    this.#lasting.clear();
     for (const pending of [...this.#pending.values()]) {
       this.#remove(pending);
       pending.reject(error);
@@ -779,6 +791,12 @@ export class Connection {
     return new NotWritten(`${this.#instance?.name ?? this.#server.name} takes no more messages`);
   }
 }
+
+/** Progress under the token that the client knows. */
+const withToken = (progress: Notification, progressToken: Id): Notification => ({
+  ...progress,
+  params: { ...progress.params, progressToken },
+});
 
 /** The error of a call whose caller gave up. */
 export function cancelled(server: string, what: string): GatewayError {

@@ -69,6 +69,8 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** How long the server may be silent; `timeouts.call` of the server unless given. */
   silenceLimitMs?: number;
+  /** Its progress is passed on after the answer too, until this aborts: the call has begun what goes on by itself. */
+  lasting?: AbortSignal;
   /** Who calls, for an instance of the modern era; the gateway itself unless given. */
   client?: ClientContext;
   /** An unanswered question is declined after this long; `timeouts.client` of the server unless given. */

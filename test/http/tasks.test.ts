@@ -168,6 +168,19 @@ describe('a legacy task', () => {
     overheard.close();
   });
 
+  it('reports progress when the call that began it is long answered', async () => {
+    const client = await session('/mcp');
+    const listener = await client.listen();
+    const meta = { _meta: { progressToken: 'mine' } };
+    const { taskId } = await begun(client, 'legacy__slow_compute', { seconds: 0.2 }, meta);
+    await get(client, taskId, 'tasks/result');
+    const told = await until(() =>
+      listener.messages.find(({ method }) => method === 'notifications/progress'),
+    );
+    expect(told.params).toEqual({ progressToken: 'mine', progress: 0.1, total: 0.2 });
+    listener.close();
+  });
+
   it.each(['/legacy/mcp', '/own/mcp'])(
     'asks its own client on %s, by the stream of the request for its result',
     async (endpoint) => {
