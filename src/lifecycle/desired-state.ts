@@ -1,5 +1,5 @@
 import { eraOf } from '../protocol/eras.ts';
-import { logLevels } from '../protocol/log-levels.ts';
+import { defaultLogLevel, logLevels } from '../protocol/log-levels.ts';
 import type { Handshake } from './lease.ts';
 
 /** Stands for those who ask without a session. */
@@ -78,7 +78,8 @@ export class DesiredState {
   }
 
   applyLevelTo(instance: Instructed, only?: Only): void {
-    const level = this.level(only);
+    // Who was told a level that nobody wants any more goes back to what clients have that want none.
+    const level = this.level(only) ?? (instance.level && defaultLogLevel);
     if (instance.state !== 'ready' || level === undefined || instance.level === level) return;
     const { capabilities, protocolVersion } = instance.handshake!;
     // A modern server is told the level with each request.

@@ -146,6 +146,17 @@ describe('sessions over HTTP', () => {
     expect((await client.post({ jsonrpc: '2.0', method: 'notifications/initialized' })).status).toBe(404);
   });
 
+  it('leave no log level behind on a shared server', async () => {
+    const before = await connected('/everything/mcp');
+    await before.request('logging/setLevel', { level: 'emergency' });
+    await before.call('echo', { text: 'x' });
+    await fetch(before.url, { method: 'DELETE', headers: before.headers });
+    const after = await connected('/everything/mcp');
+    const logs = { name: 'log', arguments: { level: 'error', text: 'wanted' } };
+    const { before: lines } = await after.request('tools/call', logs);
+    expect(lines.map(({ params }) => params.data)).toEqual(['wanted']);
+  });
+
   it('check the protocol version header', async () => {
     const client = await connected();
     const ping = { jsonrpc: '2.0', id: 1, method: 'ping' };
