@@ -44,27 +44,25 @@ export function checkHeaders(headers: Headers, { method, params = {} }: Request)
   const meta = params._meta;
   const version = isObject(meta) ? meta[metaKeys.version] : undefined;
   if (typeof version !== 'string') return;
-  check(headers, 'MCP-Protocol-Version', version);
-  check(headers, 'Mcp-Method', method);
+  check('MCP-Protocol-Version', plain(headers, 'MCP-Protocol-Version'), version);
+  check('Mcp-Method', plain(headers, 'Mcp-Method'), method);
   const named = namedBy[method];
   const name = named === undefined ? undefined : params[named];
-  if (typeof name === 'string') check(headers, 'Mcp-Name', name);
+  if (typeof name === 'string') check('Mcp-Name', decoded(headers, 'Mcp-Name'), name);
 }
 
 /** The same for a tool's own headers. */
 export function checkMirrored(headers: Headers, mirrored: readonly MirroredParam[], args: unknown): void {
   for (const { header, path } of mirrored) {
     let value = args;
-    for (const key of path) value = isObject(value) ? value[key] : undefined;
+    for (const key of path) value = isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
     const found = headers[header];
     if (value === undefined || value === null) {
       if (found !== undefined) throw mismatch(header, String(found), 'is not in the arguments');
       continue;
     }
-    const text = decoded(header, found);
-    const isSame =
-      typeof value === 'number' ? text.trim() !== '' && Number(text) === value : text === String(value);
-    if (!isSame) throw mismatch(header, text, `is ${JSON.stringify(value)} in the arguments`);
+    const text = decoded(headers, header);
+    if (!isSame(text, value)) throw mismatch(header, text, `is ${shortened(value)} in the arguments`);
   }
 }
 
@@ -89,19 +87,31 @@ export function mirroredParams(inputSchema: unknown): readonly MirroredParam[] {
 
 const isPrimitive = (type: Params[string]) => type === 'string' || type === 'integer' || type === 'boolean';
 
-function check(headers: Headers, name: string, expected: string): void {
-  const text = decoded(name, headers[name.toLowerCase()]);
-  if (text !== expected)
-    throw mismatch(name, text, `is ${JSON.stringify(expected.slice(0, 200))} in the body`);
+/** Whether a header says what a value is; integers are compared as numbers, those beyond 2^53 digit by digit. */
+function isSame(text: string, value: unknown): boolean {
+  if (typeof value === 'string') return text === value;
+  if (typeof value === 'number') return text.trim() !== '' && Number(text) === value;
+  return text === JSON.stringify(value);
 }
 
-/** A header's value. Throws `header_mismatch` when it is missing or unreadable. */
-function decoded(name: string, value: string | string[] | undefined): string {
+function check(name: string, text: string, expected: string): void {
+  if (text !== expected) throw mismatch(name, text, `is ${shortened(expected)} in the body`);
+}
+
+/** A header's value as it is. Throws `header_mismatch` when it is missing. */
+function plain(headers: Headers, name: string): string {
+  const value = headers[name.toLowerCase()];
   if (typeof value !== 'string') {
     throw new GatewayError('header_mismatch', `Header ${name} is missing`, {
       hint: 'Requests of protocol version 2026-07-28 repeat parts of their body in headers.',
     });
   }
+  return value;
+}
+
+/** The value of a header that may be in base64. Throws `header_mismatch` when it is missing or unreadable. */
+function decoded(headers: Headers, name: string): string {
+  const value = plain(headers, name);
   const [, inner] = encoded.exec(value) ?? [];
   if (inner === undefined) {
     if (!visible.test(value)) throw mismatch(name, value, 'must be ASCII, or base64 as =?base64?…?=');
@@ -111,12 +121,10 @@ function decoded(name: string, value: string | string[] | undefined): string {
   return Buffer.from(inner, 'base64').toString('utf8');
 }
 
+const shortened = (value: unknown) => JSON.stringify(value).slice(0, 200);
+
 function mismatch(name: string, value: string, what: string): GatewayError {
-  return new GatewayError(
-    'header_mismatch',
-    `Header ${name} is ${JSON.stringify(value.slice(0, 200))}, and ${what}`,
-    {
-      hint: 'List the tools again if a schema has changed, and send headers that repeat the body.',
-    },
-  );
+  return new GatewayError('header_mismatch', `Header ${name} is ${shortened(value)}, and ${what}`, {
+    hint: 'List the tools again if a schema has changed, and send headers that repeat the body.',
+  });
 }
