@@ -92,6 +92,7 @@ interface Task {
   keptLength: number;
   /** Why it can no longer be asked for. */
   lost: GatewayError | undefined;
+  isLossExplained: boolean;
   /** Streams of its owner's requests for its result, the latest last. */
   readonly streams: Set<Stream>;
   /** Questions that wait for a way to its owner. */
@@ -271,6 +272,7 @@ export class Tasks {
       answer: undefined,
       keptLength: 0,
       lost: undefined,
+      isLossExplained: false,
       streams: new Set(),
       waiting: new Set(),
       listeners: new Set(),
@@ -396,12 +398,10 @@ export class Tasks {
   /** The owner is gone: what runs is cancelled. */
   endOwner(owner: string): void {
     for (const task of [...(this.#byOwner.get(owner) ?? [])]) {
-      const { lease } = task;
-      task.lease = undefined;
+      if (task.lease && task.endedAtMs === undefined) {
+        this.#cancelAt(task.lease.hold(), task.native, task.client);
+      }
       this.#forget(task);
-      if (!lease) continue;
-      if (task.endedAtMs === undefined) this.#cancelAt(lease, task.native, task.client);
-      else lease.release();
     }
   }
 
@@ -608,8 +608,8 @@ export class Tasks {
   /** What a failed request is rejected with. One that its instance did not survive has lost the task. */
   #failed(task: Task, error: unknown): unknown {
     if (!(error instanceof GatewayError)) {
-      // Nothing could be written.
-      this.#lose(task, stopReasons.crash);
+      // Nothing could be written; why, is told in a moment.
+      this.#lose(task, undefined);
       return task.lost ?? error;
     }
     if (deadly.has(error.code)) this.#lose(task, `has ended: ${messageOf(error)}`);
@@ -617,12 +617,13 @@ export class Tasks {
   }
 
   /** Its instance is gone. What became of it is not known, and so not told. */
-  #lose(task: Task, what: string): void {
-    if (!task.lease) return;
+  #lose(task: Task, why: string | undefined): void {
+    if (!task.lease && (!task.lost || task.isLossExplained)) return;
     const { server, id } = task;
+    task.isLossExplained = why !== undefined;
     task.lost = new GatewayError(
       'invalid_params',
-      `Task ${JSON.stringify(id)} is lost: the instance of server ${server} that worked on it ${what}`,
+      `Task ${JSON.stringify(id)} is lost: the instance of server ${server} that worked on it ${why ?? 'has ended'}`,
       { server, hint: `Call the tool again; mcp-gateway logs ${server} shows what it wrote.` },
     );
     task.endedAtMs ??= this.#clock.now();
