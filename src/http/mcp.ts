@@ -6,6 +6,7 @@ import type { Stream } from '../gateway/conversation.ts';
 import { failureOf } from '../gateway/failure.ts';
 import type { Gateway, Reply, Scope } from '../gateway/gateway.ts';
 import {
+  type Era,
   hasBatches,
   isLegacyVersion,
   isModernMessage,
@@ -18,6 +19,7 @@ import {
   failure,
   type Id,
   type Json,
+  type Message,
   parseMessage,
   type Request,
 } from '../protocol/jsonrpc.ts';
@@ -131,7 +133,8 @@ export class McpEndpoint {
     try {
       await this.#single(incoming, outgoing, scope, classified, accepted);
     } catch (error) {
-      this.#refuse(outgoing, error, classified.kind === 'request' ? classified.message.id : null);
+      const id = classified.kind === 'request' ? classified.message.id : null;
+      this.#refuse(outgoing, error, id, isModern(incoming, classified.message) ? 'modern' : 'legacy');
     }
   }
 
@@ -143,7 +146,7 @@ export class McpEndpoint {
     accepted: Accepted,
   ): Promise<void> {
     // Decided for each request by itself (specification 2026-07-28, "Versioning").
-    if (isModernMessage(classified.message) || isModernRequest(incoming)) {
+    if (isModern(incoming, classified.message)) {
       return this.#modern.post(incoming, outgoing, scope, classified, accepted);
     }
     if (classified.kind === 'request' && classified.message.method === 'initialize') {
@@ -234,6 +237,7 @@ export class McpEndpoint {
     // `*/*` from a client with a session is a client; from one without it is a person with curl.
     const wantsStream = hasSession ? acceptedOf(accept).sse : accept?.includes('text/event-stream');
     if (!wantsStream) return explain(incoming, outgoing);
+    if (isModernRequest(incoming)) throw legacyMethod(incoming, outgoing);
     const session = await this.#sessionOf(incoming, scope);
     this.#checkAccepting();
     if (outgoing.destroyed) return;
@@ -263,6 +267,7 @@ export class McpEndpoint {
   }
 
   async #delete(incoming: IncomingMessage, outgoing: ServerResponse, scope: Scope): Promise<void> {
+    if (isModernRequest(incoming)) throw legacyMethod(incoming, outgoing);
     const session = await this.#sessionOf(incoming, scope);
     this.#options.sessions.end(session);
     outgoing.writeHead(204).end();
@@ -288,12 +293,12 @@ export class McpEndpoint {
   }
 
   /** Answers with an error that is about the HTTP request or the message's envelope. */
-  #refuse(outgoing: ServerResponse, thrown: unknown, id: Id | null = null): void {
+  #refuse(outgoing: ServerResponse, thrown: unknown, id: Id | null = null, era: Era = 'legacy'): void {
     if (outgoing.headersSent || outgoing.destroyed) {
       outgoing.destroy();
       return;
     }
-    answer(outgoing, asGatewayError(thrown).httpStatus, failureOf(id, thrown));
+    answer(outgoing, asGatewayError(thrown).httpStatus, failureOf(id, thrown, era));
   }
 }
 
@@ -330,10 +335,23 @@ function versionUnsupported(version: string): GatewayError {
   );
 }
 
-/** Whether its headers say that a POST is of the modern era. */
+/** Whether its headers say that a request is of the modern era. */
 function isModernRequest({ headers }: IncomingMessage): boolean {
   const version = headers[versionHeader];
   return typeof version === 'string' && isModernVersion(version);
+}
+
+/** Whether a POST is of the modern era, by what its message or its headers say. */
+function isModern(incoming: IncomingMessage, message: Message): boolean {
+  return isModernMessage(message) || isModernRequest(incoming);
+}
+
+/** The modern era has POST alone (specification 2026-07-28, "Earlier Streamable HTTP Revisions"). */
+function legacyMethod({ method }: IncomingMessage, outgoing: ServerResponse): GatewayError {
+  outgoing.setHeader('allow', 'POST');
+  return new GatewayError('method_not_allowed', `Protocol version 2026-07-28 has no ${method}.`, {
+    hint: 'It has no sessions; POST subscriptions/listen to hear of changes.',
+  });
 }
 
 function noBatches(): GatewayError {

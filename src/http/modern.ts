@@ -60,6 +60,11 @@ export class ModernEndpoint {
     const { gateway, edge } = this.#options;
     const origin = originOf(incoming, scope);
     checkHeaders(incoming.headers, request);
+    if (request.method === 'subscriptions/listen' && !accepted.sse) {
+      throw new GatewayError('not_acceptable', 'The answer to subscriptions/listen is a stream of events.', {
+        hint: 'Accept application/json and text/event-stream.',
+      });
+    }
     // Closing the stream is how a client cancels.
     const gone = new AbortController();
     const onClose = () => gone.abort('The client has gone');

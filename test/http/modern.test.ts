@@ -152,6 +152,30 @@ describe('a modern request', () => {
     });
   });
 
+  it('has no other HTTP method than POST', async () => {
+    const headers = { 'mcp-protocol-version': '2026-07-28', accept: 'text/event-stream' };
+    for (const method of ['GET', 'DELETE']) {
+      const response = await fetch(gateway.url('/mcp'), { method, headers });
+      expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
+      expect(await response.json()).toMatchObject({ error: { data: { code: 'method_not_allowed' } } });
+    }
+  });
+
+  it('is refused in the words of its era while the gateway drains', async () => {
+    await using draining = await startGateway({ servers: { everything: {} } });
+    await draining.settled();
+    const client = new ModernClient(draining, '/everything/mcp');
+    const running = client.call('sleep', { ms: 1000 });
+    await until(() => draining.app.fleet.status('everything').instances.some(({ leases }) => leases > 0));
+    const drained = draining.app.drain();
+    expect(await client.request('tools/list')).toMatchObject({
+      status: 503,
+      answer: { error: { code: -32603, data: { code: 'draining' } } },
+    });
+    expect((await running).answer).toHaveProperty('result');
+    await drained;
+  });
+
   it('is no batch and no response; a notification is taken', async () => {
     const client = new ModernClient(gateway);
     const batch = await client.post([client.message('tools/list')], { 'mcp-method': '' });
@@ -322,6 +346,15 @@ describe('a legacy server that asks a modern client', () => {
 });
 
 describe('a listen stream', () => {
+  it('is refused to a client that reads none', async () => {
+    const client = new ModernClient(gateway);
+    const listen = client.message('subscriptions/listen', { notifications: {} });
+    expect(await client.post(listen, { accept: 'application/json' })).toMatchObject({
+      status: 406,
+      answer: { id: listen.id, error: { code: -32600, data: { code: 'not_acceptable' } } },
+    });
+  });
+
   it('has what it opted in to, stamped, after the acknowledgement', async () => {
     for (const server of ['everything', 'modern']) {
       const client = new ModernClient(gateway, `/${server}/mcp`);
