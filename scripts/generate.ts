@@ -1,9 +1,11 @@
 /**
- * Writes servers.schema.json and docs/configuration.md from the zod schemas, and the table of docs/protocol.md from recorded results.
- * `--check` writes nothing and fails when one of them is stale.
+ * Writes servers.schema.json and docs/configuration.md from the zod schemas, docs/conformance.md and the table of docs/protocol.md
+ * from recorded results. `--check` writes nothing and fails when one of them is stale.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { conformanceDocument } from '../conformance/document.ts';
+import { readResults } from '../conformance/report.ts';
 import { documentSchema, reservedNames, serverSchemas, withoutEffect } from '../src/config/schema.ts';
 import { protocolDocument } from '../test/matrix/document.ts';
 
@@ -259,6 +261,7 @@ const outputs: Record<string, string> = {
   'servers.schema.json': `${JSON.stringify(editorSchema(), null, 2)}\n`,
   'docs/configuration.md': reference(),
   'docs/protocol.md': await protocolDocument(),
+  'docs/conformance.md': conformanceDocument(await readResults()),
 };
 const isCheck = process.argv.includes('--check');
 for (const [name, text] of Object.entries(outputs)) {
