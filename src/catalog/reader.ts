@@ -21,13 +21,19 @@ export interface ReaderOptions {
   onRead(snapshot: Snapshot, digest: string | undefined): void;
 }
 
+/** Changes within this time are read once. */
+const minChangeDelayMs = 50;
+/** So many are read at once; each further one that follows a read waits twice as long as the last. */
+const quickChangesAtOnce = 5;
+const maxChangeDelayMs = 600_000;
+
 /** Reads one server's lists whenever that is due: at first, after failures with back-off, and when they may have changed. */
 export class Reader {
   readonly #options: ReaderOptions;
   readonly #settled = deferred<void>();
   readonly #retryBackoff = new Backoff();
-  // Some servers announce changes without end: the pace keeps them from being read without end.
-  readonly #changeBackoff = new Backoff(50, 600_000);
+  /** Changes that came on the heels of a read; some servers announce them without end, and must not be read without end. */
+  #quickChanges = 0;
   #changeDelayMs = 0;
   #lastReadEndedAtMs = Number.NEGATIVE_INFINITY;
   #digest: string | undefined;
@@ -142,8 +148,9 @@ export class Reader {
       return;
     }
     const quietMs = clock.now() - this.#lastReadEndedAtMs;
-    if (quietMs > 10 * this.#changeDelayMs) this.#changeBackoff.succeed();
-    this.#changeDelayMs = this.#changeBackoff.fail();
+    this.#quickChanges = quietMs > this.#changeDelayMs ? this.#quickChanges >> 1 : this.#quickChanges + 1;
+    const beyond = Math.max(0, this.#quickChanges - quickChangesAtOnce);
+    this.#changeDelayMs = Math.min(minChangeDelayMs * 2 ** beyond, maxChangeDelayMs);
     try {
       await sleep(this.#changeDelayMs, { clock, signal });
     } finally {

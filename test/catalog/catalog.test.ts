@@ -563,6 +563,22 @@ describe('reading again', () => {
     expect(changes.length).toBeLessThan(25);
   });
 
+  it('is quick again soon after a storm, while changes go on at an easy pace', async () => {
+    const { catalog, source } = await known();
+    for (let change = 0; change < 12; change += 1) {
+      void catalog.refresh('a', 'changed');
+      await pass(50 * 2 ** change);
+    }
+    for (let change = 0; change < 6; change += 1) {
+      void catalog.refresh('a', 'changed');
+      await pass(5000);
+    }
+    const reads = source.reads.length;
+    void catalog.refresh('a', 'changed');
+    await pass(60);
+    expect(source.reads.length).toBe(reads + 1);
+  });
+
   it('is read again from the instance that announced it, before that is let go', async () => {
     const { catalog, source } = await known();
     const seen: boolean[] = [];
