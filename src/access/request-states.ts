@@ -16,8 +16,6 @@ export interface StateBinding {
 }
 
 const issuer = 'mcp-gateway request state';
-/** Tells our states from those of modern servers, which pass through us. */
-const prefix = 'mcp-gateway.';
 const maxLength = 2048;
 
 /**
@@ -26,16 +24,19 @@ const maxLength = 2048;
  */
 export class RequestStates {
   readonly #key: Uint8Array;
+  /** Tells our states from those of modern servers, which pass through us: one of them may be a gateway as well. */
+  readonly #prefix: string;
   readonly #clock: Clock;
 
   constructor({ key, clock = systemClock }: { key: Uint8Array; clock?: Clock }) {
     this.#key = key;
+    this.#prefix = `mcp-gateway.${createHash('sha256').update(key).digest('base64url').slice(0, 8)}.`;
     this.#clock = clock;
   }
 
   /** Whether a state claims to be of the gateway, rather than of a server behind it. */
   isOurs(state: unknown): state is string {
-    return typeof state === 'string' && state.startsWith(prefix);
+    return typeof state === 'string' && state.startsWith(this.#prefix);
   }
 
   /** `id` is what `verify` gives back for `lifetimeMs`. */
@@ -45,7 +46,7 @@ export class RequestStates {
       .setIssuer(issuer)
       .setExpirationTime(Math.ceil((this.#clock.now() + lifetimeMs) / 1000))
       .sign(this.#key);
-    return prefix + token;
+    return this.#prefix + token;
   }
 
   /** The id that was signed. Throws `state_refused`. */
@@ -53,7 +54,7 @@ export class RequestStates {
     if (!this.isOurs(state) || state.length > maxLength) throw refused('is not one of this gateway');
     let payload: Record<string, unknown>;
     try {
-      ({ payload } = await jwtVerify(state.slice(prefix.length), this.#key, {
+      ({ payload } = await jwtVerify(state.slice(this.#prefix.length), this.#key, {
         algorithms: ['HS256'],
         issuer,
         currentDate: new Date(this.#clock.now()),

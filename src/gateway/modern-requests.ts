@@ -353,8 +353,7 @@ export class ModernRequests {
   // Notifications outside of requests
 
   async #listen(asked: Asked): Promise<Answer> {
-    const { request, params, scope, affinity, stream, signal } = asked;
-    const wanted = params.notifications;
+    const wanted = asked.params.notifications;
     if (!isObject(wanted)) {
       throw new GatewayError(
         'invalid_params',
@@ -372,6 +371,25 @@ export class ModernRequests {
     }
     const taskIds = taskIdsOf(wanted.taskIds);
     if (taskIds.length > 0) requireTasks(asked.client, 'subscriptions/listen with taskIds');
+    const ending = new AbortController();
+    this.#listening.add(ending);
+    try {
+      await this.#listenUntil(ending.signal, asked, wanted, taskIds);
+    } finally {
+      this.#listening.delete(ending);
+    }
+    const { scope, request } = asked;
+    return {
+      result: {
+        resultType: 'complete',
+        _meta: { ...this.#serverInfo(scope), [metaKeys.subscriptionId]: request.id },
+      },
+    };
+  }
+
+  /** Listens until the client has gone or `ending` aborts. */
+  async #listenUntil(ending: AbortSignal, asked: Asked, wanted: Params, taskIds: string[]): Promise<void> {
+    const { request, scope, affinity, stream, signal } = asked;
     const { capabilities } = await this.#introduction(scope, signal);
     const lists = new Set(
       (Object.keys(listFilters) as ChangedList[]).filter(
@@ -379,9 +397,7 @@ export class ModernRequests {
       ),
     );
     const listener = new ListenStream({ scope, affinity, id: request.id, stream, lists });
-    const ending = new AbortController();
     const subscribed: (() => void)[] = [];
-    this.#listening.add(ending);
     this.#notifications.add(listener);
     try {
       const uris = await this.#watch(asked, listener, wanted.resourceSubscriptions, subscribed);
@@ -394,20 +410,13 @@ export class ModernRequests {
         ...(uris.length > 0 && { resourceSubscriptions: uris }),
         ...(tasks.agreed.length > 0 && { taskIds: tasks.agreed }),
       });
-      const over = AbortSignal.any([signal, ending.signal]);
+      const over = AbortSignal.any([signal, ending]);
       if (!over.aborted)
         await new Promise<void>((resolve) => over.addEventListener('abort', () => resolve(), { once: true }));
     } finally {
       this.#notifications.forget(listener);
       for (const unsubscribe of subscribed) unsubscribe();
-      this.#listening.delete(ending);
     }
-    return {
-      result: {
-        resultType: 'complete',
-        _meta: { ...this.#serverInfo(scope), [metaKeys.subscriptionId]: request.id },
-      },
-    };
   }
 
   /** Watches resources for a listener; resolves with the URIs whose servers have agreed. */

@@ -346,6 +346,22 @@ describe('a legacy server that asks a modern client', () => {
 });
 
 describe('a listen stream', () => {
+  it('counts from the moment it is asked for, also while its server is not known yet', async () => {
+    await using booting = await startGateway({
+      servers: { slow: { fixture: 'slow-start', env: { START_DELAY_MS: '1500' } } },
+      gateway: { max_sessions: 2 },
+    });
+    const client = new ModernClient(booting, '/slow/mcp');
+    const streams = [1, 2, 3].map(() => client.open('subscriptions/listen', { notifications: {} }));
+    const opened = await Promise.all(streams);
+    const acknowledged = () =>
+      opened.filter(({ messages }) => messages[0]?.method === 'notifications/subscriptions/acknowledged');
+    // The third one's answer is its end.
+    await Promise.any(opened.map(({ ended }) => ended));
+    await until(() => acknowledged().length === 2);
+    for (const { close } of opened) close();
+  });
+
   it('is refused to a client that reads none', async () => {
     const client = new ModernClient(gateway);
     const listen = client.message('subscriptions/listen', { notifications: {} });
