@@ -220,6 +220,27 @@ describe('the hold on an instance', () => {
   });
 });
 
+it('a list asks for the states that may have changed, and waits for them a little', async () => {
+  const { clock, tasks, instance, state, begin } = setUp();
+  await begin('a');
+  await begin('b');
+  await begin('of-bob', bob);
+  instance.answer = ({ method, params }) =>
+    params!.taskId === 'b'
+      ? new Promise<never>(() => {})
+      : { result: method === 'tasks/result' ? {} : state('a', 'completed') };
+  const list = tasks.list(alice, undefined);
+  await clock.pass(2000);
+  expect(await list).toEqual({ result: { tasks: [state('a', 'completed'), state('b')] } });
+  const asked = instance.asked.length;
+  instance.answer = () => ({ result: state('b') });
+  await tasks.list({ ...alice, scope: 'other' }, undefined);
+  expect(instance.asked).toHaveLength(asked);
+  await tasks.list(alice, undefined);
+  expect(instance.asked.slice(asked)).toMatchObject([{ method: 'tasks/get', params: { taskId: 'b' } }]);
+  tasks.close();
+});
+
 describe('ids', () => {
   it('are the server’s own, unless another task has it already', async () => {
     const { told, tasks, instance, state, begin, ask } = setUp();
