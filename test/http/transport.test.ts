@@ -322,7 +322,7 @@ describe('answers', () => {
       data: { code: 'tool_unknown', hint: expect.any(String) },
     });
     expect(unknown.error.message).toMatch(/everything__ehco.*Did you mean "everything__echo"\?/);
-    expect((await client.request('tasks/list')).answer.error.code).toBe(-32601);
+    expect((await client.request('tasks/update')).answer.error.code).toBe(-32601);
     expect((await client.request('no/such/method')).answer.error.message).toContain('no/such/method');
     expect((await client.request('resources/read', { uri: 'no://where' })).answer.error.code).toBe(-32002);
     expect((await client.request('tools/call', {})).answer.error.code).toBe(-32602);
