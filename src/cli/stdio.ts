@@ -232,12 +232,13 @@ class StdioProxy {
   /** Takes a line of the client. */
   takeLine(text: string): void {
     const messages = messagesIn(text);
-    if (Buffer.byteLength(text) > this.#maxBodyBytes) {
+    const bytes = Buffer.byteLength(text);
+    if (bytes > this.#maxBodyBytes) {
       const requests = messages.filter((message) => 'method' in message && 'id' in message);
       const [first] = requests as { id: Id }[];
       this.refuse(
         requests.length === 1 && isId(first!.id) ? first!.id : null,
-        tooLarge(text.length, this.#maxBodyBytes),
+        tooLarge(bytes, this.#maxBodyBytes),
       );
       return;
     }
@@ -263,7 +264,10 @@ class StdioProxy {
       if (isId(message.id)) this.#questions.delete(idKey(message.id));
       return;
     }
-    const { method, params = {} } = message;
+    const { method } = message;
+    // What is wrong with it is the gateway's to say.
+    if (typeof method !== 'string') return;
+    const params = isObject(message.params) ? message.params : {};
     if ('id' in message) {
       if (!isId(message.id)) return;
       const kept = isLasting(method) ? text : undefined;
@@ -384,7 +388,7 @@ class StdioProxy {
     const messages = messagesIn(text);
     // Of a batch the client sees all: nothing of ours is in one.
     const isSeen = messages.map((message) => this.#noteIncoming(message)).every(Boolean);
-    if (isSeen && !this.#write(text)) {
+    if (isSeen && !this.#write(text) && !socket.isPaused) {
       socket.pause();
       process.stdout.once('drain', () => socket.resume());
     }

@@ -279,6 +279,31 @@ describe('the lines of mcp-gateway stdio', () => {
     expect(await stdio.ended).toBe(0);
   });
 
+  it('may have any shape, and the conversation goes on', async () => {
+    const stdio = raw();
+    stdio.send(initialize);
+    await stdio.answered('init');
+    const odd = [undefined, null, true, 7, 'text', ['list'], { requestId: null }, { requestId: {} }];
+    for (const params of odd) {
+      for (const method of [
+        'notifications/cancelled',
+        'notifications/initialized',
+        'constructor',
+        null,
+        7,
+        {},
+      ]) {
+        stdio.send({ jsonrpc: '2.0', method, params }, { jsonrpc: '2.0', id: {}, method, params }, [
+          { method, params },
+        ]);
+      }
+    }
+    stdio.send(...odd.slice(1), { jsonrpc: '2.0', id: 'last', method: 'ping' });
+    expect(await stdio.answered('last')).toEqual({ jsonrpc: '2.0', id: 'last', result: {} });
+    stdio.child.kill('SIGTERM');
+    expect(await stdio.ended).toBe(0);
+  });
+
   it('say why there is no gateway, and so does the exit code', async () => {
     const unknown = raw(['--server', 'nobody']);
     unknown.send(initialize);
