@@ -101,7 +101,6 @@ export class StreamKeeper {
     // Less than this the system takes at once; to hold on to every answer would keep it from the garbage collector.
     if (outgoing.writableLength <= unwatchedBytes) return;
     this.#watch(outgoing, undefined, { session: known?.session ?? session });
-    outgoing.once('close', () => this.#forget(outgoing));
     outgoing.once('finish', () => this.#forget(outgoing));
     this.#weigh(outgoing);
   }
@@ -112,6 +111,8 @@ export class StreamKeeper {
   }
 
   #watch(outgoing: ServerResponse, comment: string | undefined, options: KeepOptions): void {
+    // A reader that has gone is let go at once: a connection is much to hold on to.
+    if (!this.#watched.has(outgoing)) outgoing.once('close', () => this.#forget(outgoing));
     this.#forget(outgoing);
     this.#watched.set(outgoing, {
       outgoing,
