@@ -300,8 +300,11 @@ export class ModernRequests {
   async #resume(asked: Asked, state: string): Promise<Answer> {
     const { inputResponses, requestState: _, ...params } = asked.params;
     const call = await this.#parked.resume(state, bindingOf(asked));
-    // A page had to be opened first, and the call made again after that.
-    if (!call) return this.#ask({ ...asked, params });
+    if (!call) {
+      // A page had to be opened first, and the call made again after that. Made again without the page, it would ask for it again.
+      if (isRefused(inputResponses)) throw pageRefused((await this.#targetOf({ ...asked, params })).server);
+      return this.#ask({ ...asked, params });
+    }
     if (isObject(inputResponses)) call.answer(inputResponses);
     return this.#taken(asked, call, await call.turn(this.#visitOf(asked)));
   }
@@ -536,6 +539,19 @@ const bindingOf = ({ principal, scope, request, params }: Asked): StateBinding =
 const inputRequired = (inputRequests: Record<string, InputRequest>, requestState: string): Answer => ({
   result: { resultType: 'input_required', inputRequests, requestState },
 });
+
+/** Whether a client has declined or dismissed what it was asked. */
+const isRefused = (inputResponses: unknown) =>
+  isObject(inputResponses) &&
+  Object.values(inputResponses).some(
+    (response) => isObject(response) && (response.action === 'decline' || response.action === 'cancel'),
+  );
+
+const pageRefused = (server: string) =>
+  new GatewayError('upstream_error', `Server ${server} needs a page to be opened first, and it was not`, {
+    server,
+    hint: 'Call again, and open the page.',
+  });
 
 /** What a server asked for and its client has not declared: `sampling.tools` is `{sampling: {tools: {}}}`. */
 function capabilityMissing(server: string, lacking: string): GatewayError {

@@ -324,6 +324,20 @@ describe('a legacy server that asks a modern client', () => {
       },
     });
     expect(first.answer.result.inputRequests['url-1'].params.elicitationId).toBeUndefined();
+    const { requestState } = first.answer.result;
+    const retry = (action: string) =>
+      client.call(
+        'url_required',
+        { url: 'https://example.com/login' },
+        { requestState, inputResponses: { 'url-1': { action } } },
+      );
+    // Whoever does not open the page is not asked for it again and again.
+    for (const action of ['cancel', 'decline'])
+      expect((await retry(action)).answer.error.data).toMatchObject({
+        code: 'upstream_error',
+        server: 'everything',
+      });
+    expect((await retry('accept')).answer.result.content[0].text).toBe('opened https://example.com/login');
   });
 
   it('asks for roots where the client has an instance of its own', async () => {
