@@ -14,6 +14,7 @@ export interface ExchangeOptions {
 
 /** One HTTP request and its answer, message by message, which can be dropped in the middle like a lost connection. */
 export class Exchange {
+  readonly url: URL;
   readonly messages: Any[] = [];
   /** The ids of events, in the order in which they came. */
   readonly eventIds: string[] = [];
@@ -29,6 +30,7 @@ export class Exchange {
   readonly #onMessage: ExchangeOptions['onMessage'];
 
   constructor(url: URL, { method = 'POST', headers = {}, body, agent, onMessage }: ExchangeOptions) {
+    this.url = url;
     this.#onMessage = onMessage;
     const all = {
       accept: method === 'GET' ? 'text/event-stream' : 'application/json, text/event-stream',

@@ -819,7 +819,8 @@ class ModernModelClient extends ModelClient {
       'listening',
     );
     this.#listening = exchange;
-    const acknowledged = until(() => exchange.messages.length > 0, 'acknowledged', hangMs);
+    // It may be listening anew already.
+    const acknowledged = until(() => exchange.messages.length > 0 || exchange.isOver, 'acknowledged', hangMs);
     await this.world.within(
       acknowledged.catch(() => {}),
       `${this.name}: listen`,
