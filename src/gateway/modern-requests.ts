@@ -162,14 +162,17 @@ export class ModernRequests {
     }
   }
 
-  /** Ends the listen streams, each with its answer: their clients listen again when the gateway is back. */
+  /**
+   * Ends the listen streams, each with its answer: their clients listen again when the gateway is back. Calls that wait for their
+   * clients end as well, because nobody can come back to them.
+   */
   endStreams(): void {
     for (const listening of this.#listening) listening.abort();
+    this.#parked.close();
   }
 
   close(): void {
     this.endStreams();
-    this.#parked.close();
   }
 
   // What there is
@@ -286,7 +289,7 @@ export class ModernRequests {
       questionLimitMs: Number.POSITIVE_INFINITY,
       onWaiting: (text) => call.visit?.progress?.wait(text),
       onNotification: (notification) => deliver(call, notification),
-      onRequest: (question, signal) => call.ask(question, signal, !this.#parked.isFull),
+      onRequest: (question, signal) => call.ask(question, signal, this.#parked.hasRoom),
     });
     call.follow(release ? work.finally(release) : work);
     return this.#taken(asked, call, await turn);

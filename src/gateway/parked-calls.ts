@@ -33,20 +33,25 @@ export class ParkedCalls {
     return this.#parked.size;
   }
 
-  get isFull(): boolean {
-    return this.#parked.size >= maxParked;
+  /** Whether another call could wait. */
+  get hasRoom(): boolean {
+    return !this.#isClosed && this.#parked.size < maxParked;
   }
 
   /**
    * Parks a call for `limitMs`. Resolves with the state that brings it back, once. Where `signal` has aborted there is nobody to give
-   * it to, and the call is given up.
+   * it to, and the call is given up. Throws `draining`.
    */
   async park(call: OpenCall, limitMs: number, binding: StateBinding, signal: AbortSignal): Promise<string> {
     const id = randomBytes(12).toString('base64url');
     const state = await this.#states.sign(id, limitMs, binding);
-    if (signal.aborted || this.#isClosed) {
+    if (signal.aborted) {
       call.giveUp(signal.reason);
       return state;
+    }
+    if (this.#isClosed) {
+      call.abandon(shuttingDown);
+      throw new GatewayError('draining', shuttingDown, { hint: 'Call again when it is back.' });
     }
     const cancelExpiry = this.#clock.schedule(() => {
       this.#parked.delete(id);
@@ -72,13 +77,15 @@ export class ParkedCalls {
     return parked.call;
   }
 
+  /** From now on no client can come back: the servers may finish what waits, if that is soon. Doing it twice is done once. */
   close(): void {
     this.#isClosed = true;
-    const reason = new GatewayError('draining', 'The gateway is shutting down');
     for (const { call, cancelExpiry } of this.#parked.values()) {
       cancelExpiry();
-      call.giveUp(reason);
+      call.abandon(shuttingDown);
     }
     this.#parked.clear();
   }
 }
+
+const shuttingDown = 'The gateway is shutting down';

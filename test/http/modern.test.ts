@@ -305,6 +305,18 @@ describe('a legacy server that asks a modern client', () => {
     });
   });
 
+  it('does not keep the gateway from ending', { timeout: 20_000 }, async () => {
+    await using draining = await startGateway({
+      servers: { everything: { env: { ERA: 'legacy' } } },
+      gateway: { drain_timeout: '10m' },
+    });
+    await draining.settled();
+    const client = new ModernClient(draining, '/everything/mcp', all);
+    const { answer } = await client.call('ask_elicitation', { message: 'Who?' });
+    expect(answer.result.resultType).toBe('input_required');
+    await draining.app.drain();
+  });
+
   it('is declined what the client cannot do, and the client told what is missing', async () => {
     const client = new ModernClient(gateway, '/everything/mcp');
     expect(await client.call('ask_elicitation', { message: 'Who?' })).toMatchObject({
