@@ -1,31 +1,89 @@
-import { Agent, request } from 'node:http';
+import { Agent, type ClientRequest, type IncomingMessage, request } from 'node:http';
+import { Agent as SecureAgent, request as secureRequest } from 'node:https';
+
+interface Reply {
+  text: string;
+  headers: NodeJS.Dict<string | string[]>;
+}
+
+/** How a client differs from the usual one. */
+export interface LoadClientOptions {
+  headers?: Record<string, string>;
+  /** Without a byte for so long, a request fails. */
+  timeoutMs?: number;
+}
 
 /** A bare MCP client over HTTP: little enough that what is measured is the other side. */
 export class LoadClient {
   readonly #url: URL;
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: 256 });
-  readonly #headers: Record<string, string> = {
-    'content-type': 'application/json',
-    accept: 'application/json, text/event-stream',
-  };
+  readonly #send: typeof request;
+  readonly #agent: Agent;
+  readonly #timeoutMs: number;
+  readonly #headers: Record<string, string>;
   #isModern = false;
   #nextId = 1;
+  #introduction = '';
 
-  constructor(url: string) {
+  constructor(url: string, { headers = {}, timeoutMs = 120_000 }: LoadClientOptions = {}) {
     this.#url = new URL(url);
+    const isSecure = this.#url.protocol === 'https:';
+    this.#send = isSecure ? secureRequest : request;
+    this.#agent = new (isSecure ? SecureAgent : Agent)({ keepAlive: true, maxSockets: 256 });
+    this.#timeoutMs = timeoutMs;
+    this.#headers = {
+      'content-type': 'application/json',
+      accept: 'application/json, text/event-stream',
+      ...headers,
+    };
   }
 
   /** A client of the modern era: no session, every request says all. */
-  static modern(url: string): LoadClient {
-    const client = new LoadClient(url);
+  static modern(url: string, options?: LoadClientOptions): LoadClient {
+    const client = new LoadClient(url, options);
     client.#isModern = true;
     return client;
   }
 
-  /** A client with a session of its own. */
-  static async connect(url: string): Promise<LoadClient> {
-    const client = new LoadClient(url);
-    const { headers } = await client.#post({
+  /** A client with a session of its own, where the server gives one. */
+  static async connect(url: string, options?: LoadClientOptions): Promise<LoadClient> {
+    const client = new LoadClient(url, options);
+    try {
+      await client.#initialize();
+    } catch (error) {
+      client.close();
+      throw error;
+    }
+    return client;
+  }
+
+  /** What the server answered to `initialize`. */
+  get introduction(): string {
+    return this.#introduction;
+  }
+
+  /** The text of the answer; throws when it is not the answer to this request, or an error. */
+  async call(method: string, params: object): Promise<string> {
+    const id = this.#nextId++;
+    const message = { jsonrpc: '2.0', id, method, params };
+    const { text } = await (this.#isModern ? this.#postModern(message) : this.#post(message));
+    const isAnswer = text.includes(`"id":${id}`) || text.includes(`"id": ${id}`);
+    if (!isAnswer || text.includes('"error":{') || text.includes('"error": {'))
+      throw new Error(`unexpected: ${text.slice(0, 300)}`);
+    return text;
+  }
+
+  /** Ends the session. */
+  async end(): Promise<void> {
+    if (this.#headers['mcp-session-id']) await this.#exchange('DELETE', '', {}).catch(() => {});
+    this.close();
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  async #initialize(): Promise<void> {
+    const { text, headers } = await this.#post({
       jsonrpc: '2.0',
       id: 0,
       method: 'initialize',
@@ -35,27 +93,16 @@ export class LoadClient {
         clientInfo: { name: 'bench', version: '1' },
       },
     });
-    client.#headers['mcp-session-id'] = String(headers['mcp-session-id']);
-    client.#headers['mcp-protocol-version'] = '2025-11-25';
-    await client.#post({ jsonrpc: '2.0', method: 'notifications/initialized' });
-    return client;
+    const version = /"protocolVersion":\s*"([\d-]+)"/.exec(text)?.[1];
+    if (!version) throw new Error(`unexpected: ${text.slice(0, 300)}`);
+    this.#introduction = text;
+    const session = headers['mcp-session-id'];
+    if (session !== undefined) this.#headers['mcp-session-id'] = String(session);
+    this.#headers['mcp-protocol-version'] = version;
+    await this.#post({ jsonrpc: '2.0', method: 'notifications/initialized' });
   }
 
-  /** The text of the answer's JSON; throws when it is not the answer to this request, or an error. */
-  async call(method: string, params: object): Promise<string> {
-    const id = this.#nextId++;
-    const message = { jsonrpc: '2.0', id, method, params };
-    const { text } = await (this.#isModern ? this.#postModern(message) : this.#post(message));
-    if (!text.includes(`"id":${id}`) || text.includes('"error":{'))
-      throw new Error(`unexpected: ${text.slice(0, 300)}`);
-    return text;
-  }
-
-  close(): void {
-    this.#agent.destroy();
-  }
-
-  #postModern({ params, ...message }: { method: string; params: { name?: string } }) {
+  #postModern({ params, ...message }: { method: string; params: { name?: string } }): Promise<Reply> {
     const _meta = {
       'io.modelcontextprotocol/protocolVersion': '2026-07-28',
       'io.modelcontextprotocol/clientInfo': { name: 'bench', version: '1' },
@@ -71,19 +118,23 @@ export class LoadClient {
     );
   }
 
-  #post(
-    message: object,
-    more: Record<string, string> = {},
-  ): Promise<{ text: string; headers: NodeJS.Dict<string | string[]> }> {
-    const body = JSON.stringify(message);
+  #post(message: object, more: Record<string, string> = {}): Promise<Reply> {
+    return this.#exchange('POST', JSON.stringify(message), more);
+  }
+
+  #exchange(method: string, body: string, more: Record<string, string>): Promise<Reply> {
     return new Promise((resolve, reject) => {
-      const outgoing = request(this.#url, {
-        method: 'POST',
+      const outgoing: ClientRequest = this.#send(this.#url, {
+        method,
         agent: this.#agent,
+        timeout: this.#timeoutMs,
         headers: { ...this.#headers, ...more, 'content-length': Buffer.byteLength(body) },
       });
       outgoing.on('error', reject);
-      outgoing.on('response', (incoming) => {
+      outgoing.on('timeout', () =>
+        outgoing.destroy(new Error(`no answer within ${this.#timeoutMs / 1000} s`)),
+      );
+      outgoing.on('response', (incoming: IncomingMessage) => {
         const chunks: Buffer[] = [];
         incoming.on('error', reject);
         incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -118,16 +169,35 @@ export async function time(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - startedAt;
 }
 
-/** Calls a second with `workers` at once, `total` calls in all. */
+/** Calls a second with `workers` at once, `total` calls in all, or as many as begin within `limitMs`. */
 export async function throughput(
   workers: number,
   total: number,
   work: () => Promise<unknown>,
+  limitMs = Number.POSITIVE_INFINITY,
 ): Promise<number> {
-  let left = total;
+  let begun = 0;
+  const startedAt = performance.now();
   const worker = async () => {
-    while (left-- > 0) await work();
+    while (begun < total && performance.now() - startedAt < limitMs) {
+      begun += 1;
+      await work();
+    }
   };
-  const ms = await time(() => Promise.all(Array.from({ length: workers }, worker)));
-  return (total / ms) * 1000;
+  await Promise.all(Array.from({ length: workers }, worker));
+  return (begun / (performance.now() - startedAt)) * 1000;
+}
+
+/** What every side took in every round. All sides run once a round; every other round begins at the other end. */
+export async function interleaved(
+  rounds: number,
+  sides: readonly (() => Promise<number>)[],
+): Promise<number[][]> {
+  const taken: number[][] = sides.map(() => []);
+  for (let round = 0; round < rounds; round += 1) {
+    const order = [...sides.entries()];
+    if (round % 2 === 1) order.reverse();
+    for (const [index, side] of order) taken[index]!.push(await side());
+  }
+  return taken;
 }
