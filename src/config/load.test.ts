@@ -731,6 +731,7 @@ describe('a valid file', () => {
             capAdd: [],
             logs: 'on',
             ociRuntime: undefined,
+            sandbox: undefined,
           },
         ],
       ]),
@@ -897,7 +898,7 @@ servers:
       `gateway: { max_memory: 4g, discover_labels: true, reload: true }
 defaults: { health_check: { interval: 10s, path: /health } }
 servers:
-  a: { image: x, pool: { standby: 1 }, retry: annotated, sandbox: keep }
+  a: { image: x, pool: { standby: 1 }, retry: annotated }
   b: { type: http, endpoints: ["https://host/mcp"], proxy: { paths: [/x] } }
   c: { type: template, template: pypi, config: { package: x } }
   d: { image: x, retry: never, pool: { standby: 0 } }
@@ -912,7 +913,6 @@ servers:
       'servers.yaml:2:44: servers.a.health_check.path: has no effect in this version',
       'servers.yaml:4:26: servers.a.pool.standby: has no effect in this version',
       'servers.yaml:4:40: servers.a.retry: has no effect in this version',
-      'servers.yaml:4:58: servers.a.sandbox: has no effect in this version',
       'servers.yaml:5:14: servers.b.type: servers of type http are not started by this version; calls to it fail',
       'servers.yaml:5:53: servers.b.proxy: has no effect in this version',
       'servers.yaml:6:34: servers.c.template: servers of template pypi are not started by this version; calls to it fail',

@@ -211,7 +211,24 @@ function resolveContainer(
     capAdd: written.cap_add,
     logs: written.logs,
     ociRuntime: written.runtime,
+    sandbox: resolveSandbox(written, context),
   };
+}
+
+/** OCI runtimes that use a network as they find it and leave it so; one with a network stack of its own takes it apart. */
+const sandboxRuntimes = ['runc', 'crun', 'youki'];
+
+function resolveSandbox(
+  { sandbox, runtime }: Written['docker'] | Written['template'],
+  { tree, name, warnings }: ServerContext,
+) {
+  if (!sandbox || !runtime || sandboxRuntimes.includes(runtime)) return sandbox;
+  warnings.add(
+    placeAt(tree, ['sandbox'], 'key'),
+    ['servers', name, 'sandbox'],
+    `has no effect with runtime ${runtime}; ${sandboxRuntimes.join(', ')} can keep a network`,
+  );
+  return undefined;
 }
 
 function resolveBuild(build: Written['docker']['build'], context: ServerContext) {

@@ -267,7 +267,10 @@ const container = {
     .meta({ description: 'Capabilities; all are dropped unless named.' }),
   logs: z.enum(['on', 'off']).default('on').meta({ description: 'off: nothing of it in docker logs.' }),
   runtime: z.string().optional().meta({ description: 'An OCI runtime that the engine knows.' }),
-  sandbox: z.enum(['keep']).optional().meta({ description: 'Keep the network sandbox between runs.' }),
+  sandbox: z.enum(['keep']).optional().meta({
+    description:
+      'keep: its network outlives its container by up to an hour, so that the next start need not make one. For one instance at a time.',
+  }),
 };
 
 const buildSchema = z
@@ -461,7 +464,6 @@ export const withoutEffect: readonly { section: 'gateway' | 'servers'; key: stri
   { section: 'servers', key: 'pool.standby', unless: 0 },
   { section: 'servers', key: 'health_check.path' },
   { section: 'servers', key: 'retry', unless: 'never' },
-  { section: 'servers', key: 'sandbox' },
   { section: 'servers', key: 'proxy' },
 ];
 
@@ -552,6 +554,8 @@ export interface ContainerServer extends CommonServer {
   capAdd: string[];
   logs: 'on' | 'off';
   ociRuntime: string | undefined;
+  /** Keep the network for the next run. */
+  sandbox: 'keep' | undefined;
 }
 
 export interface DockerServer extends ContainerServer {

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import Docker from 'dockerode';
+import type { Clock } from '../../src/base/async.ts';
 import {
   type DockerServer,
   type GatewayConfig,
@@ -55,6 +56,13 @@ export function npmServer(
   };
 }
 
+export interface TestRuntimeOptions {
+  gateway?: Partial<GatewayConfig>;
+  env?: NodeJS.ProcessEnv;
+  gatewayId?: string;
+  clock?: Clock;
+}
+
 /** A gateway's docker runtime with a state folder of its own; everything that it made is gone after `dispose`. */
 export class TestRuntime {
   readonly gatewayId: string;
@@ -62,17 +70,12 @@ export class TestRuntime {
   readonly events = new Events();
   readonly runtime: DockerRuntime;
 
-  static async create(
-    options: { gateway?: Partial<GatewayConfig>; env?: NodeJS.ProcessEnv; gatewayId?: string } = {},
-  ): Promise<TestRuntime> {
+  static async create(options: TestRuntimeOptions = {}): Promise<TestRuntime> {
     const stateDir = await mkdtemp(path.join(os.tmpdir(), 'mcp-gateway-docker-'));
     return new TestRuntime(stateDir, options);
   }
 
-  constructor(
-    stateDir: string,
-    options: { gateway?: Partial<GatewayConfig>; env?: NodeJS.ProcessEnv; gatewayId?: string },
-  ) {
+  constructor(stateDir: string, options: TestRuntimeOptions) {
     this.stateDir = stateDir;
     this.gatewayId = options.gatewayId ?? randomBytes(8).toString('hex');
     this.runtime = new DockerRuntime({
@@ -81,6 +84,7 @@ export class TestRuntime {
       stateDir,
       events: this.events,
       env: options.env ?? process.env,
+      clock: options.clock,
     });
   }
 

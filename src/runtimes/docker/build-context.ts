@@ -188,20 +188,25 @@ async function pack(
   return tar.pack(context, options) as unknown as Readable;
 }
 
+/** A small file, or an empty folder. */
+export interface PackedFile {
+  name: string;
+  content?: string | Buffer;
+  isExecutable?: boolean;
+  isDirectory?: boolean;
+}
+
 /** A context of a Dockerfile and a few small files, made in memory. */
-export async function packInMemory(
-  dockerfile: string,
-  files: { name: string; content?: string; isDirectory?: boolean }[] = [],
-): Promise<Readable> {
+export async function packInMemory(dockerfile: string, files: PackedFile[] = []): Promise<Readable> {
   const { default: tar } = await import('tar-fs');
   // tar-fs gives its packer only to `finish`, over a context that is empty here.
   return tar.pack('/', {
     entries: [],
     finalize: false,
     finish: (packing) => {
-      for (const { name, content, isDirectory } of files) {
+      for (const { name, content, isExecutable, isDirectory } of files) {
         if (isDirectory) packing.entry({ name, type: 'directory', mode: 0o755 }, '');
-        else packing.entry({ name, mode: 0o644 }, content ?? '');
+        else packing.entry({ name, mode: isExecutable ? 0o755 : 0o644 }, content ?? '');
       }
       packing.entry({ name: packedDockerfile }, dockerfile);
       packing.finalize();

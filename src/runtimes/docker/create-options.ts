@@ -11,6 +11,8 @@ export const labels = {
   gateway: 'mcp-gateway.gateway',
   /** Digest of what a container was created with, values of variables left out. */
   config: 'mcp-gateway.config',
+  /** On a container that keeps the network of a server: the server's name. */
+  sandbox: 'mcp-gateway.sandbox',
   /** Digest of the sources that an image was built from. */
   sources: 'mcp-gateway.sources',
 } as const;
@@ -69,6 +71,8 @@ export interface CreateInput {
   caSource: string | undefined;
   /** The gateway's own TZ. */
   timeZone: string | undefined;
+  /** The container whose network it joins instead of one of its own. */
+  sandboxId: string | undefined;
 }
 
 /** What a server's container is created with: locked, unless its entry loosens it by name. */
@@ -123,6 +127,15 @@ export function createOptions(input: CreateInput): Dockerode.ContainerCreateOpti
     [labels.gateway]: input.gatewayId,
     [labels.config]: digestOf(options),
   };
+  // Names are looked up as that container does: engines refuse them here.
+  if (input.sandboxId) {
+    options.HostConfig = {
+      ...hostConfig,
+      NetworkMode: `container:${input.sandboxId}`,
+      ExtraHosts: undefined,
+      Dns: undefined,
+    };
+  }
   return options;
 }
 

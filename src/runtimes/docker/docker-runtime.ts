@@ -29,7 +29,8 @@ import { Demultiplexer } from './demux.ts';
 import { type Engine, EngineConnection, EngineError } from './engine.ts';
 import { type ImageFacts, Images } from './images.ts';
 import { bind, findOwnContainer, type MountPlan, type OwnContainer, planMounts } from './mounts.ts';
-import { ensureNetwork, networkLacks } from './network.ts';
+import { Networks, networkLacks } from './network.ts';
+import { Sandboxes, type Stay, sandboxLacks } from './sandboxes.ts';
 import { startError } from './start-errors.ts';
 import { checkVolumes } from './volume-check.ts';
 import { EngineWatch } from './watch.ts';
@@ -67,6 +68,8 @@ export class DockerRuntime implements Runtime {
   readonly #clock: Clock;
   readonly #connection: EngineConnection;
   readonly #images: Images;
+  readonly #networks: Networks;
+  readonly #sandboxes: Sandboxes;
   readonly #npmVersions: NpmVersions;
   readonly #logs: ServerLogs<ContainerInstance>;
   readonly #closed = new AbortController();
@@ -90,6 +93,20 @@ export class DockerRuntime implements Runtime {
       closed: this.#closed.signal,
       isWatched: () => this.#watch?.isOpen ?? false,
     });
+    this.#networks = new Networks({
+      gatewayId: options.gatewayId,
+      allowUnsafe: options.gateway.allowUnsafe,
+      isWatched: () => this.#watch?.isOpen ?? false,
+    });
+    this.#sandboxes = new Sandboxes({
+      gatewayId: options.gatewayId,
+      images: this.#images,
+      clock: this.#clock,
+      onProblem: (server, reason) => {
+        const text = `its network cannot be kept: ${reason}`;
+        options.events.emit('prepare.progress', { server, step: 'sandbox', text });
+      },
+    });
     this.#npmVersions = new NpmVersions({ stateDir: options.stateDir, env: this.#env });
     this.#logs = new ServerLogs(options.stateDir);
   }
@@ -100,7 +117,7 @@ export class DockerRuntime implements Runtime {
 
   async #prepare(server: DockerServer | TemplateServer, options: PrepareOptions): Promise<DockerPrepared> {
     const { signal } = options;
-    const { gateway, gatewayId } = this.#options;
+    const { gateway } = this.#options;
     const engine = await this.#engine(signal);
     const own = await this.#ownContainer(engine);
     const rules = {
@@ -114,7 +131,7 @@ export class DockerRuntime implements Runtime {
       planMounts(server, rules),
       gateway.caCertificates ? bind(server, gateway.caCertificates, rules) : undefined,
       server.type === 'docker' ? this.#images.ensure(engine, server, options) : undefined,
-      ensureNetwork(engine, server, { gatewayId, allowUnsafe: gateway.allowUnsafe, signal }),
+      this.#networks.ensure(engine, server, signal),
     ]);
     const choose = (imageUser: string) =>
       chooseUser(server.user, imageUser, plan.writableOwner, {
@@ -199,18 +216,34 @@ export class DockerRuntime implements Runtime {
     const { signal } = options;
     signal?.throwIfAborted();
     let known = 'engine' in prepared ? (prepared as DockerPrepared) : await this.#prepare(server, { signal });
-    let created: { id: string; name: string };
+    const stay = this.#sandboxes.enter(known.engine, server);
     try {
-      created = await this.#create(server, known, signal);
+      try {
+        return await this.#startAt(stay, server, known, options);
+      } catch (error) {
+        if (signal?.aborted) throw error;
+        if (isImageMissing(error)) {
+          // It went after it was looked up.
+          this.#images.forget();
+          known = await this.#prepare(server, { signal });
+        } else if (!stay?.wasLost(error)) throw error;
+        return await this.#startAt(stay, server, known, options);
+      }
     } catch (error) {
-      if (!(error instanceof GatewayError) || error.code !== 'image_missing') throw error;
-      // It went after it was looked up.
-      this.#images.forget();
-      known = await this.#prepare(server, { signal });
-      created = await this.#create(server, known, signal);
+      stay?.leave();
+      throw error;
     }
+  }
+
+  async #startAt(
+    stay: Stay | undefined,
+    server: ContainerServer,
+    known: DockerPrepared,
+    options: StartOptions,
+  ): Promise<Instance> {
     const { engine, image, user, plan } = known;
-    const { id, name } = created;
+    const { signal } = options;
+    const { id, name } = await this.#create(server, known, stay?.sandboxId, signal);
     const watch = this.#watching(engine);
     watch.remember(id);
     try {
@@ -242,6 +275,7 @@ export class DockerRuntime implements Runtime {
         throw error;
       }
       instance.startedAtMs = this.#clock.now();
+      if (stay) this.#settle(instance, stay, engine);
       return instance;
     } catch (error) {
       await this.#discard(engine, id, name);
@@ -252,10 +286,18 @@ export class DockerRuntime implements Runtime {
     }
   }
 
+  #settle(instance: ContainerInstance, stay: Stay, engine: Engine): void {
+    stay.started();
+    // It would run on, and wonder why it cannot reach anything.
+    stay.whenLost(() => void removeContainer(engine, instance.id).catch(() => {}));
+    void instance.exited.then(() => stay.leave());
+  }
+
   /** Creates the container under the first free name. */
   async #create(
     server: ContainerServer,
     prepared: DockerPrepared,
+    sandboxId: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<{ id: string; name: string }> {
     const { engine, image, user, plan, caSource } = prepared;
@@ -270,6 +312,7 @@ export class DockerRuntime implements Runtime {
       mounts: plan.mounts,
       caSource,
       timeZone: this.#env.TZ || undefined,
+      sandboxId,
     });
     // Ours are known; a name that is taken all the same belongs to another gateway, or to an earlier run.
     let prefix = `mcp-${server.name}`;
@@ -377,9 +420,10 @@ export class DockerRuntime implements Runtime {
     await Promise.all(
       containers.map(async ({ Id, Names, Labels }) => {
         if (Labels?.[labels.managed] !== 'true' || Labels[labels.gateway] !== this.#options.gatewayId) return;
-        if (this.#live.has(Id) || this.#starting.has(Id)) return;
+        const name = Names[0]?.replace(/^\//, '') ?? Id;
+        if (this.#live.has(Id) || this.#starting.has(Id) || this.#sandboxes.owns(name)) return;
         await removeContainer(engine, Id);
-        removed.push(Names[0]?.replace(/^\//, '') ?? Id);
+        removed.push(name);
       }),
     );
     return { removed: removed.sort() };
@@ -435,12 +479,13 @@ export class DockerRuntime implements Runtime {
     return {
       reachable: true,
       text: `${product} ${version}${rootless ? ' (rootless)' : ''} at ${engine.address.url}`,
-      lacks: [...lacks, ...(await networkLacks(engine))],
+      lacks: [...lacks, ...(await networkLacks(engine)), ...sandboxLacks(engine)],
     };
   }
 
   async close(): Promise<void> {
     this.#closed.abort(new GatewayError('draining', 'The gateway is shutting down.'));
+    await this.#sandboxes.close();
     this.#watch?.close();
     this.#connection.close();
   }
@@ -457,6 +502,7 @@ export class DockerRuntime implements Runtime {
       engine,
       clock: this.#clock,
       onImagesChanged: () => this.#images.forget(),
+      onNetworksChanged: () => this.#networks.forget(),
       onLost: (reason) => events.emit('engine.lost', { runtime: 'docker', reason }),
       onBack: () => {
         events.emit('engine.back', { runtime: 'docker' });
@@ -483,6 +529,8 @@ function containerServer(server: ServerConfig): DockerServer | TemplateServer {
     `Server ${server.name} of type ${server.type} is not for the docker runtime.`,
   );
 }
+
+const isImageMissing = (error: unknown) => error instanceof GatewayError && error.code === 'image_missing';
 
 const isNameTaken = (error: unknown) =>
   error instanceof EngineError &&

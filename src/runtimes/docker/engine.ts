@@ -413,14 +413,14 @@ export interface EngineEvent {
 /** Podman's names of what Docker calls otherwise. */
 const dockerActions: Record<string, string> = { died: 'die', remove: 'destroy', cleanup: 'cleanup' };
 
-/** The engine's events about containers and images, until the signal aborts or the engine goes. */
+/** The engine's events about containers, images and networks, until the signal aborts or the engine goes. */
 export async function* engineEvents(
   engine: Engine,
   signal: AbortSignal,
   onOpen: () => void,
 ): AsyncGenerator<EngineEvent> {
   // No labels: Podman joins them by or, and the images that others make carry none of ours.
-  const filters: Dockerode.GetEventsOptions['filters'] = { type: ['container', 'image'] };
+  const filters: Dockerode.GetEventsOptions['filters'] = { type: ['container', 'image', 'network'] };
   const stream = await engine.stream((docker) => docker.getEvents({ filters }), { signal });
   try {
     onOpen();

@@ -5,14 +5,50 @@ import { type Engine, EngineError } from './engine.ts';
 
 const isolation = { 'com.docker.network.bridge.enable_icc': 'false' };
 
-/** Makes sure that a server's network is there; creates `mcp-network` alone. Throws GatewayError `network_missing`. */
-export async function ensureNetwork(
+export interface NetworksOptions {
+  gatewayId: string;
+  allowUnsafe: boolean;
+  /** Whether `forget` is called at every change of a network: only then is anything remembered. */
+  isWatched(): boolean;
+}
+
+/** The networks that servers name. */
+export class Networks {
+  readonly #options: NetworksOptions;
+  readonly #known = new Set<string>();
+  #changes = 0;
+
+  constructor(options: NetworksOptions) {
+    this.#options = options;
+  }
+
+  /** Networks have changed: what was known of them no longer counts. */
+  forget(): void {
+    this.#changes += 1;
+    this.#known.clear();
+  }
+
+  /**
+   * Makes sure that a server's network is there; creates `mcp-network` alone. Remembered while changes are told: it is asked before
+   * every start. Throws GatewayError `network_missing`.
+   */
+  async ensure(engine: Engine, server: ContainerServer, signal?: AbortSignal): Promise<void> {
+    const { gatewayId, allowUnsafe, isWatched } = this.#options;
+    const { network } = server;
+    if (network === 'none' || this.#known.has(network)) return;
+    const changes = this.#changes;
+    await ensureNetwork(engine, server, { gatewayId, allowUnsafe, signal });
+    // Podman tells of no network.
+    if (isWatched() && !engine.isPodman && changes === this.#changes) this.#known.add(network);
+  }
+}
+
+async function ensureNetwork(
   engine: Engine,
   server: ContainerServer,
   options: { gatewayId: string; allowUnsafe: boolean; signal?: AbortSignal },
 ): Promise<void> {
   const name = server.network;
-  if (name === 'none') return;
   if (name === 'host' || /^(container|ns):/.test(name)) {
     if (options.allowUnsafe) return;
     throw new GatewayError(

@@ -14,6 +14,8 @@ export interface EngineWatchOptions {
   clock: Clock;
   /** An image was made, named, unnamed or removed; or may have been, unwatched. */
   onImagesChanged(): void;
+  /** A network was removed; or may have been, unwatched. */
+  onNetworksChanged(): void;
   onLost(reason: string): void;
   /** It answers again; `engine.facts` are fresh. */
   onBack(): void;
@@ -111,7 +113,7 @@ export class EngineWatch {
       let reason = 'the stream of its events ended';
       try {
         const events = engineEvents(engine, signal, () => {
-          this.#options.onImagesChanged();
+          this.#forget();
           this.#isOpen = true;
           backoff.succeed();
         });
@@ -125,7 +127,7 @@ export class EngineWatch {
         reason = messageOf(error);
       }
       this.#isOpen = false;
-      this.#options.onImagesChanged();
+      this.#forget();
       if (signal.aborted) return;
       if (!isLost) {
         isLost = true;
@@ -135,8 +137,15 @@ export class EngineWatch {
     }
   }
 
+  #forget(): void {
+    this.#options.onImagesChanged();
+    this.#options.onNetworksChanged();
+  }
+
   #take({ type, action, id, attributes }: EngineEvent): void {
     if (type === 'image') this.#options.onImagesChanged();
+    // Containers come and go on them all the time.
+    if (type === 'network' && !/connect|create/.test(action)) this.#options.onNetworksChanged();
     if (type !== 'container') return;
     const fate = this.#fates.get(id);
     if (!fate) return;
