@@ -157,8 +157,8 @@ export class Sessions {
     });
     this.#live.set(token, session);
     for (const observer of this.#observers) observer.onOpen?.(session);
-    // At once: a gateway that is killed a moment later must know the session when it is back.
-    this.#write(session);
+    // A gateway that is killed a moment after the answer must know the session when it is back.
+    await this.#write(session);
     return session;
   }
 
@@ -276,19 +276,20 @@ export class Sessions {
     return Math.min(this.#limits.sessionTimeoutMs / 10, 60_000);
   }
 
-  #write(session: Session): void {
+  #write(session: Session): Promise<void> {
     const now = this.#clock.now();
     session.writtenAtMs = now;
     const ttlMs = this.#limits.sessionTimeoutMs + this.#refreshMs;
-    this.#track(this.#store.set(`${kind}/${session.id}`, session.toRecord(), ttlMs));
+    return this.#track(this.#store.set(`${kind}/${session.id}`, session.toRecord(), ttlMs));
   }
 
   /** The Store does what concerns one key in the order in which it was asked. */
-  #track(work: Promise<void>): void {
+  #track(work: Promise<void>): Promise<void> {
     const tracked = work
       .catch((error) => this.#options.onStoreError?.(error))
       .finally(() => this.#writing.delete(tracked));
     this.#writing.add(tracked);
+    return tracked;
   }
 
   #sweepLater(): void {

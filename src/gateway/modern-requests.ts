@@ -291,7 +291,13 @@ export class ModernRequests {
       onNotification: (notification) => deliver(call, notification),
       onRequest: (question, signal) => call.ask(question, signal, this.#parked.hasRoom),
     });
-    call.follow(release ? work.finally(release) : work);
+    call.follow(work);
+    if (release) {
+      work.then(
+        () => release(false),
+        () => release(true),
+      );
+    }
     return this.#taken(asked, call, await turn);
   }
 

@@ -50,6 +50,8 @@ export class OpenCall {
   /** What the client has answered before it was asked. */
   readonly #given: Params;
   readonly #questions = new Map<string, Question>();
+  /** When its client must have answered; to come back without an answer wins no time. */
+  waitsUntilMs: number | undefined;
   #nextQuestion = 1;
   #visit: Visit | undefined;
   /** As the latest visit told it. */
@@ -145,7 +147,9 @@ export class OpenCall {
   answer(responses: Params): void {
     for (const [key, question] of [...this.#questions]) {
       const response = ownMember(responses, key);
-      if (isObject(response)) question.answer({ result: response });
+      if (!isObject(response)) continue;
+      question.answer({ result: response });
+      this.waitsUntilMs = undefined;
     }
   }
 

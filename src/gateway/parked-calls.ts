@@ -44,7 +44,9 @@ export class ParkedCalls {
    */
   async park(call: OpenCall, limitMs: number, binding: StateBinding, signal: AbortSignal): Promise<string> {
     const id = randomBytes(12).toString('base64url');
-    const state = await this.#states.sign(id, limitMs, binding);
+    call.waitsUntilMs ??= this.#clock.now() + limitMs;
+    const leftMs = call.waitsUntilMs - this.#clock.now();
+    const state = await this.#states.sign(id, leftMs, binding);
     if (signal.aborted) {
       call.giveUp(signal.reason);
       return state;
@@ -56,7 +58,7 @@ export class ParkedCalls {
     const cancelExpiry = this.#clock.schedule(() => {
       this.#parked.delete(id);
       call.abandon('The client did not come back');
-    }, limitMs);
+    }, leftMs);
     this.#parked.set(id, { call, cancelExpiry });
     return state;
   }

@@ -44,11 +44,18 @@ export class ToldLevels {
   }
 
   /** One call wants a level; the returned function says that it is over. undefined where there is nothing to do. */
-  hold(server: string, affinity: string | undefined, level: string | undefined): (() => void) | undefined {
+  hold(
+    server: string,
+    affinity: string | undefined,
+    level: string | undefined,
+  ): ((hasFailed: boolean) => void) | undefined {
     if (level === undefined) return undefined;
     if (this.#isIsolated(server)) {
       this.#fleet.setLogLevel(server, affinity, level);
-      return undefined;
+      return (hasFailed) => {
+        // It ends with the client's instance, and there may be none.
+        if (hasFailed) this.#fleet.setLogLevel(server, affinity, undefined);
+      };
     }
     this.#counts.add(server, level);
     this.#tellShared(server);
