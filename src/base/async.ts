@@ -117,44 +117,67 @@ export class Backoff {
   }
 }
 
+/** Those who wait for room of the same kind. */
+interface Line {
+  /** Of the whole room, what this kind may take. */
+  readonly limit: number;
+  running: number;
+  readonly waiting: (() => void)[];
+}
+
 /** Lets at most `limit` pieces of work run at once; the others wait in order. */
 export class Semaphore {
   readonly #limit: number;
-  #running = 0;
-  readonly #waiting: (() => void)[] = [];
+  readonly #front: Line;
+  readonly #behind: Line;
+  /** For work that nobody waits for: it comes after all other, and takes at most half of the room. */
+  readonly background: Pick<Semaphore, 'run'>;
 
   constructor(limit: number) {
     this.#limit = limit;
+    this.#front = { limit, running: 0, waiting: [] };
+    this.#behind = { limit: Math.max(1, Math.floor(limit / 2)), running: 0, waiting: [] };
+    this.background = { run: (work, signal) => this.#run(this.#behind, work, signal) };
   }
 
-  async run<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    await this.#enter(signal);
+  run<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return this.#run(this.#front, work, signal);
+  }
+
+  async #run<T>(line: Line, work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    await this.#enter(line, signal);
     try {
       return await work();
     } finally {
-      this.#running -= 1;
-      this.#waiting.shift()?.();
+      line.running -= 1;
+      for (const next of [this.#front, this.#behind]) {
+        while (next.waiting.length > 0 && this.#hasRoom(next)) next.waiting.shift()!();
+      }
     }
   }
 
-  #enter(signal: AbortSignal | undefined): Promise<void> {
-    if (this.#running < this.#limit) {
-      this.#running += 1;
+  #hasRoom(line: Line): boolean {
+    return this.#front.running + this.#behind.running < this.#limit && line.running < line.limit;
+  }
+
+  #enter(line: Line, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#hasRoom(line)) {
+      line.running += 1;
       return Promise.resolve();
     }
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
       const admit = () => {
         signal?.removeEventListener('abort', leave);
-        this.#running += 1;
+        line.running += 1;
         resolve();
       };
       const leave = () => {
-        this.#waiting.splice(this.#waiting.indexOf(admit), 1);
+        line.waiting.splice(line.waiting.indexOf(admit), 1);
         reject(signal!.reason);
       };
       signal?.addEventListener('abort', leave, { once: true });
-      this.#waiting.push(admit);
+      line.waiting.push(admit);
     });
   }
 }

@@ -663,6 +663,8 @@ describe('a valid file', () => {
         defaultIdleTimeoutMs: 300_000,
         stateDir: path.join(folder, 'state'),
         maxInstances: 50,
+        maxMemoryBytes: undefined,
+        standbyMemoryBytes: 1024 ** 3,
         reload: true,
         maxNameLength: 46,
         maxBodyBytes: 4 * 1024 ** 2,
@@ -907,11 +909,9 @@ servers:
       { mode: 'start' },
     );
     expect(config.warnings).toEqual([
-      'servers.yaml:1:12: gateway.max_memory: has no effect in this version',
       'servers.yaml:1:28: gateway.discover_labels: has no effect in this version',
       'servers.yaml:1:51: gateway.reload: has no effect in this version',
       'servers.yaml:2:44: servers.a.health_check.path: has no effect in this version',
-      'servers.yaml:4:26: servers.a.pool.standby: has no effect in this version',
       'servers.yaml:4:40: servers.a.retry: has no effect in this version',
       'servers.yaml:5:14: servers.b.type: servers of type http are not started by this version; calls to it fail',
       'servers.yaml:5:53: servers.b.proxy: has no effect in this version',

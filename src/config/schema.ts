@@ -138,7 +138,10 @@ const poolKeys = z.strictObject({
   max: count(1)
     .default(1)
     .meta({ description: 'Instances at most; above 1 declares that copies may run side by side.' }),
-  standby: count(0).default(0).meta({ description: 'Paused spares kept ready.' }),
+  standby: count(0).default(0).meta({
+    description:
+      'Spares, started and frozen, that a call takes which finds no instance ready. They are beyond `max` and work for nobody; one that is taken counts.',
+  }),
 });
 
 const poolSchema = poolKeys.refine(({ min, max }) => min <= max, {
@@ -391,9 +394,17 @@ export const gatewaySchema = z
       description:
         'Gateway id and lock, catalog, sessions, keys, stderr of stopped instances. Environment: GATEWAY_STATE_DIR.',
     }),
-    max_instances: count(1).default(50).meta({ description: 'Of all servers together.' }),
-    max_memory: size().optional().meta({ description: 'Of all instances together; off unless set.' }),
-    standby_memory: size().prefault('1g').meta({ description: 'Of all spares together.' }),
+    max_instances: count(1).default(50).meta({
+      description:
+        'Of all servers together, spares included. Beyond it spares go first, then what was idle for longest; calls wait.',
+    }),
+    max_memory: someSize().optional().meta({
+      description:
+        'Of all instances together, as measured, or their `limits.memory` until then; the same happens beyond it. Off unless set.',
+    }),
+    standby_memory: size().prefault('1g').meta({
+      description: 'Of all spares together; servers that were needed last have theirs first.',
+    }),
     reload: z.boolean().default(true).meta({ description: 'Take up changes of servers.yaml while running.' }),
     max_name_length: z.int().min(16).max(128).default(46).meta({ description: 'Of exposed names.' }),
     max_body: someSize().prefault('4m').meta({ description: 'Of a request.' }),
@@ -433,6 +444,8 @@ export const gatewaySchema = z
     defaultIdleTimeoutMs: g.default_idle_timeout,
     stateDir: g.state_dir,
     maxInstances: g.max_instances,
+    maxMemoryBytes: g.max_memory,
+    standbyMemoryBytes: g.standby_memory,
     reload: g.reload,
     maxNameLength: g.max_name_length,
     maxBodyBytes: g.max_body,
@@ -457,11 +470,8 @@ export const extensionPattern = /^x-/;
  * nothing. Loading warns of them and the reference says so.
  */
 export const withoutEffect: readonly { section: 'gateway' | 'servers'; key: string; unless?: unknown }[] = [
-  { section: 'gateway', key: 'max_memory' },
-  { section: 'gateway', key: 'standby_memory' },
   { section: 'gateway', key: 'discover_labels', unless: false },
   { section: 'gateway', key: 'reload', unless: false },
-  { section: 'servers', key: 'pool.standby', unless: 0 },
   { section: 'servers', key: 'health_check.path' },
   { section: 'servers', key: 'retry', unless: 'never' },
   { section: 'servers', key: 'proxy' },

@@ -1,63 +1,136 @@
 /** What the fleet can do to make room. */
 export interface RoomMaker {
-  /** Instances that are being stopped right now. */
-  leaving(): number;
-  /** Begins to stop the least recently used idle instance; false when there is none. */
+  /** What instances that are being stopped right now will give back. */
+  leaving(): { places: number; bytes: number };
+  /** Begins to stop what is needed least: a spare, else the least recently used idle instance; false when there is none. */
   evict(): boolean;
 }
 
-/** Holds the number of instances of all servers together to `gateway.max_instances`. */
+/** What all instances together may take. */
+export interface CapacityLimits {
+  places: number;
+  /** Infinity: unlimited. */
+  bytes: number;
+}
+
+/** One instance's part of what there is. */
+export interface Place {
+  readonly bytes: number;
+  /** What it is known to use now. */
+  measured(bytes: number): void;
+  /** Gives it back; doing that twice is done once. */
+  release(): void;
+}
+
+interface Waiter {
+  readonly bytes: number;
+  admit(): void;
+}
+
+/** Holds number and memory of all servers' instances together to `gateway.max_instances` and `gateway.max_memory`. */
 export class Capacity {
-  readonly #limit: number;
+  readonly #limits: CapacityLimits;
   readonly #roomMaker: RoomMaker;
   #held = 0;
+  #bytes = 0;
   /** In the order in which they came. */
-  readonly #waiting = new Set<() => void>();
+  readonly #waiting = new Set<Waiter>();
 
-  constructor(limit: number, roomMaker: RoomMaker) {
-    this.#limit = limit;
+  constructor(limits: CapacityLimits, roomMaker: RoomMaker) {
+    this.#limits = limits;
     this.#roomMaker = roomMaker;
   }
 
+  /** Whether somebody waits, or more is used than there is. */
   get isWanted(): boolean {
-    return this.#waiting.size > 0;
+    return this.#waiting.size > 0 || this.#bytes > this.#limits.bytes;
   }
 
-  /** Resolves with the function that gives the place back; doing that twice is done once. Rejects with the signal's reason. */
-  acquire(signal: AbortSignal): Promise<() => void> {
+  /** Whether one more of this size would begin at once. */
+  hasRoomFor(bytes: number): boolean {
+    return this.#waiting.size === 0 && this.#fits(bytes);
+  }
+
+  /** `bytes` is what it may come to use. Rejects with the signal's reason. */
+  acquire(bytes: number, signal: AbortSignal): Promise<Place> {
     if (signal.aborted) return Promise.reject(signal.reason);
-    if (this.#held < this.#limit && this.#waiting.size === 0) return Promise.resolve(this.#take());
+    if (this.hasRoomFor(bytes)) return Promise.resolve(this.#take(bytes));
     return new Promise((resolve, reject) => {
-      const admit = () => {
-        signal.removeEventListener('abort', leave);
-        resolve(this.#take());
+      const waiter: Waiter = {
+        bytes,
+        admit: () => {
+          signal.removeEventListener('abort', leave);
+          resolve(this.#take(bytes));
+        },
       };
       const leave = () => {
-        this.#waiting.delete(admit);
+        this.#waiting.delete(waiter);
         reject(signal.reason);
+        this.#admit();
       };
       signal.addEventListener('abort', leave, { once: true });
-      this.#waiting.add(admit);
+      this.#waiting.add(waiter);
       this.makeRoom();
     });
   }
 
-  /** Begins to stop idle instances for those who wait. To be called when an instance becomes idle. */
+  /** Begins to stop what is idle for those who wait, and for what is used beyond the limit. To be called when an instance becomes idle. */
   makeRoom(): void {
-    while (this.#roomMaker.leaving() < this.#waiting.size) if (!this.#roomMaker.evict()) return;
+    while (this.#isShort()) if (!this.#roomMaker.evict()) return;
   }
 
-  #take(): () => void {
-    this.#held += 1;
+  #isShort(): boolean {
+    if (!this.isWanted) return false;
+    const leaving = this.#roomMaker.leaving();
+    let bytes = this.#bytes - leaving.bytes;
+    for (const waiter of this.#waiting) bytes += waiter.bytes;
+    return (
+      this.#held - leaving.places + this.#waiting.size > this.#limits.places || bytes > this.#limits.bytes
+    );
+  }
+
+  /** One alone may have everything: its limit is only what it may come to use. */
+  #fits(bytes: number): boolean {
+    if (this.#held === 0) return true;
+    return this.#held < this.#limits.places && this.#bytes + bytes <= this.#limits.bytes;
+  }
+
+  #admit(): void {
+    for (const waiter of this.#waiting) {
+      // Nobody overtakes: one that needs much would wait for ever.
+      if (!this.#fits(waiter.bytes)) return;
+      this.#waiting.delete(waiter);
+      waiter.admit();
+    }
+  }
+
+  #take(expectedBytes: number): Place {
+    let bytes = expectedBytes;
     let isHeld = true;
-    return () => {
-      if (!isHeld) return;
-      isHeld = false;
-      this.#held -= 1;
-      const [next] = this.#waiting;
-      if (!next || this.#held >= this.#limit) return;
-      this.#waiting.delete(next);
-      next();
+    this.#held += 1;
+    this.#bytes += bytes;
+    const use = (now: number) => {
+      this.#bytes += now - bytes;
+      bytes = now;
+    };
+    return {
+      get bytes() {
+        return bytes;
+      },
+      measured: (now) => {
+        if (!isHeld) return;
+        use(now);
+        this.#admit();
+        if (this.isWanted) this.makeRoom();
+      },
+      release: () => {
+        if (!isHeld) return;
+        use(0);
+        isHeld = false;
+        this.#held -= 1;
+        this.#admit();
+        if (this.isWanted) this.makeRoom();
+      },
     };
   }
 }

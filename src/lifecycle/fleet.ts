@@ -16,7 +16,9 @@ import type {
   OutgoingRequest,
 } from './lease.ts';
 import type { Member } from './member.ts';
+import { Meter } from './meter.ts';
 import { Pool, type PoolStatus, sessionEnded } from './pool.ts';
+import { Standby } from './standby.ts';
 
 export type { InstanceStatus, PoolStatus } from './pool.ts';
 
@@ -58,7 +60,10 @@ export class Fleet {
   readonly #clock: Clock;
   readonly #capacity: Capacity;
   readonly #slots: Semaphore;
+  readonly #standby: Standby;
+  readonly #meter: Meter;
   readonly #pools = new Map<string, Pool>();
+  readonly #hasStandby: boolean;
   readonly #ended = new Set<string>();
   readonly #unsubscribe: () => void;
   #listener = noListener;
@@ -71,12 +76,25 @@ export class Fleet {
     this.#clock = options.clock ?? systemClock;
     const { gateway } = options.config;
     this.#slots = new Semaphore(gateway.parallelStarts);
-    this.#capacity = new Capacity(gateway.maxInstances, {
-      leaving: () => [...this.#pools.values()].reduce((sum, pool) => sum + pool.leaving, 0),
-      evict: () => this.#evict(),
+    const { maxMemoryBytes = Number.POSITIVE_INFINITY } = gateway;
+    this.#capacity = new Capacity(
+      { places: gateway.maxInstances, bytes: maxMemoryBytes },
+      { leaving: () => this.#leaving(), evict: () => this.#standby.evict() || this.#evict() },
+    );
+    this.#standby = new Standby({
+      servers: () => this.#pools.values(),
+      capacity: this.#capacity,
+      limitBytes: gateway.standbyMemoryBytes,
+      clock: this.#clock,
     });
-    for (const server of options.config.servers.values())
-      this.#pools.set(server.name, this.#createPool(server));
+    this.#meter = new Meter({
+      instances: () => this.#measurable(),
+      clock: this.#clock,
+      onMeasured: () => this.#standby.look(),
+    });
+    const servers = [...options.config.servers.values()];
+    this.#hasStandby = servers.some(({ pool }) => pool.standby > 0);
+    for (const server of servers) this.#pools.set(server.name, this.#createPool(server));
     this.#unsubscribe = options.events.on('engine.back', ({ runtime }) => {
       for (const pool of this.#pools.values()) if (pool.runtimeKind === runtime) pool.forgive();
     });
@@ -90,6 +108,7 @@ export class Fleet {
   /** Starts what `pool.min` asks for. */
   start(): void {
     for (const pool of this.#pools.values()) pool.keepMinimum();
+    this.#lookAtSpares();
   }
 
   /** A hold on an instance that is ready, started if need be. Rejects with GatewayError. */
@@ -179,6 +198,11 @@ export class Fleet {
     return this.#poolOf(server).status();
   }
 
+  /** What all spares use, as far as that is known. */
+  get standbyBytes(): number {
+    return this.#standby.bytes;
+  }
+
   /** Whether an instance runs that could answer at once; a session's own, where sessions have their own. */
   isReady(server: string, affinity?: string): boolean {
     return this.#poolOf(server).isReady(affinity);
@@ -221,6 +245,7 @@ export class Fleet {
   async kill(): Promise<void> {
     const error = shuttingDown();
     this.#refusal ??= error;
+    this.#endBackground();
     const closed = this.#closePools(error, true);
     this.#endDrain?.();
     await closed;
@@ -236,6 +261,7 @@ export class Fleet {
   async #drain(timeoutMs: number): Promise<void> {
     const error = shuttingDown();
     this.#refusal ??= error;
+    this.#endBackground();
     if (timeoutMs > 0 && !this.#isQuiet()) {
       await new Promise<void>((resolve) => {
         const cancelTimer = this.#clock.schedule(resolve, timeoutMs);
@@ -285,7 +311,35 @@ export class Fleet {
       onChange: () => {
         if (this.#endDrain && this.#isQuiet()) this.#endDrain();
       },
+      onSparesDue: () => this.#lookAtSpares(),
     });
+  }
+
+  /** Something has come or gone that spares, or the use of memory, depend on. */
+  #lookAtSpares(): void {
+    const { maxMemoryBytes } = this.#options.config.gateway;
+    if (this.#hasStandby) this.#standby.look();
+    if (this.#hasStandby || maxMemoryBytes !== undefined) this.#meter.look();
+  }
+
+  *#measurable(): Iterable<Member> {
+    const isAll = this.#options.config.gateway.maxMemoryBytes !== undefined;
+    for (const pool of this.#pools.values()) yield* pool.measurable(isAll);
+  }
+
+  #endBackground(): void {
+    this.#standby.close();
+    this.#meter.close();
+  }
+
+  #leaving(): { places: number; bytes: number } {
+    const sum = { places: 0, bytes: 0 };
+    for (const pool of this.#pools.values()) {
+      const { places, bytes } = pool.leaving();
+      sum.places += places;
+      sum.bytes += bytes;
+    }
+    return sum;
   }
 
   /** Stops the instance that was not used for longest. */

@@ -1,19 +1,19 @@
-import { abortable, type Clock, type Deferred, deferred, type Semaphore } from '../base/async.ts';
+import { type Clock, type Deferred, deferred } from '../base/async.ts';
 import { asGatewayError, GatewayError } from '../base/errors.ts';
 import type { ClientCapability, ServerConfig } from '../config/schema.ts';
 import type { Events } from '../observability/events.ts';
 import { type Era, eraOf } from '../protocol/eras.ts';
 import type { Notification, Params, Request } from '../protocol/jsonrpc.ts';
-import type { Instance, Noise, Prepared, PrepareProgress, Runtime } from '../runtimes/runtime.ts';
+import type { Noise, Prepared, PrepareProgress, Runtime } from '../runtimes/runtime.ts';
 import type { Candidate } from './balancer.ts';
-import type { Capacity } from './capacity.ts';
+import type { Capacity, Place } from './capacity.ts';
 import type { Ask } from './client-questions.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
-import { type Finding, findEra, type KnownEra } from './era.ts';
+import type { KnownEra } from './era.ts';
 import { HealthCheck } from './health.ts';
+import { Launch, settledWithin, stopSlackMs } from './launch.ts';
 import {
-  type CallOptions,
   type Handshake,
   isSessionAffinity,
   type Lease,
@@ -22,7 +22,8 @@ import {
   type Purpose,
 } from './lease.ts';
 import { Listening } from './listening.ts';
-import { becomeReady, prepare, type StartContext, start } from './readiness.ts';
+import { MemberLease } from './member-lease.ts';
+import { prepare, type StartContext, type StartSlots } from './readiness.ts';
 import { judgeIdle } from './reaper.ts';
 
 /** Why an instance ended. */
@@ -48,6 +49,8 @@ export interface MemberOwner {
   onFree(member: Member): void;
   /** It is `ready` again. */
   onThawed(member: Member): void;
+  /** The thaw takes unusually long: those who wait may be served otherwise. */
+  onSlowThaw(member: Member): void;
   /** It takes no new lease from now on. */
   onLeaving(member: Member, reason: StopReason): void;
   /** It died by itself; its calls learn why in a moment, and so does `onCrash`. */
@@ -70,11 +73,17 @@ export interface MemberOptions {
   serial: number;
   /** The session, or the modern client, that it belongs to, undefined for a shared one. */
   affinity: string | undefined;
+  /** Kept frozen for whoever needs an instance next. */
+  isSpare: boolean;
+  /** Whether it belongs, or will belong, to one client, whose folders (roots) it may know of. */
+  isPersonal: boolean;
   /** Of its server; found out by the first member that is started. */
   era: KnownEra;
   startedFor: Purpose;
   capacity: Capacity;
-  slots: Semaphore;
+  /** What it may come to use. */
+  expectedBytes: number;
+  slots: StartSlots;
   maxMessageBytes: number;
   version: string;
   clock: Clock;
@@ -88,16 +97,19 @@ const overdue = new GatewayError(
   'internal',
   `The engine took longer than ${seconds(freezeLimitMs)} to freeze or thaw`,
 );
-/** What was started only to be asked has nothing to finish. */
-const triedOutGraceMs = 2000;
-/** How long a stop may take beyond its grace before it is left behind. */
-const stopSlackMs = 15_000;
+/** A thaw takes some ten milliseconds; after this long those who wait for it are served otherwise, if they can be. */
+const slowThawMs = 1000;
+/** Figures that are younger are not asked for again. */
+const measureIntervalMs = 1000;
+/** What an adopted spare runs is no longer what would be started now. */
+const outdated = new GatewayError('draining', 'What it runs from has changed');
 const noiseEventsAtOnce = 20;
 
 /** One instance from its start to its end: who holds it, when it rests, and when it must go. */
 export class Member implements Candidate {
   readonly serial: number;
-  readonly affinity: string | undefined;
+  /** That of the session or client that has adopted it, where it was a spare. */
+  affinity: string | undefined;
   readonly startedFor: Purpose;
   /** Resolves when nothing of it is left. */
   readonly gone: Promise<void>;
@@ -107,6 +119,9 @@ export class Member implements Candidate {
   level: string | undefined;
   state: MemberState = 'starting';
   phase: StartPhase = 'waiting';
+  isSpare: boolean;
+  /** Its thaw is overdue. */
+  isSlow = false;
   /** Open leases of calls. */
   calls = 0;
   /** Open leases beside calls, which take no place: they hold it, and count as use. */
@@ -123,32 +138,41 @@ export class Member implements Candidate {
   /** Of its handshake; legacy until then. */
   era: Era = 'legacy';
   memoryBytes: number | undefined;
+  /** Of one CPU, between the last two measurements. */
+  cpuPercent: number | undefined;
+  /** What it runs from, once that is known. */
+  digest: string | undefined;
 
   readonly #createdAtMs: number;
   readonly #options: MemberOptions;
-  /** That of its instance, or of one that is tried out before. */
-  #connection: Connection;
+  readonly #launch: Launch;
   readonly #health: HealthCheck;
   readonly #abort = new AbortController();
   readonly #gone: Deferred<void> = deferred();
-  #instance: Instance | undefined;
+  #owner: MemberOwner;
   /** Of an instance of the modern era. */
   #listening: Listening | undefined;
-  #releasePlace: (() => void) | undefined;
+  #place: Place | undefined;
   #isStopping = false;
   #stopReason: StopReason = 'idle';
   /** How long one that did not become ready gets to end. */
   #failedGraceMs: number;
-  /** A start that was given up and that the runtime has yet to undo. */
-  #overrun: Promise<void> | undefined;
+  /** It was a spare, and what it runs from may have changed since its start. */
+  #mayBeOutdated = false;
   /** The freeze or thaw under way: a stop waits for it. */
   #transition: Promise<void> | undefined;
   #cannotPause = false;
   #cancelLook: (() => void) | undefined;
   #noiseEvents = 0;
+  #measuring: Promise<void> | undefined;
+  #measuredAtMs = Number.NEGATIVE_INFINITY;
+  /** Frozen, it goes on using what it uses. */
+  #isMeasuredFrozen = false;
 
   constructor(options: MemberOptions) {
     this.#options = options;
+    this.#owner = options.owner;
+    this.isSpare = options.isSpare;
     this.serial = options.serial;
     this.affinity = options.affinity;
     this.startedFor = options.startedFor;
@@ -166,18 +190,34 @@ export class Member implements Candidate {
       },
       { intervalMs: options.server.healthCheck.intervalMs, clock: options.clock },
     );
-    this.#connection = this.#connect();
+    const { server, era, slots, clock } = options;
+    this.#launch = new Launch({
+      server,
+      era,
+      slots,
+      clock,
+      connect: () => this.#connect(),
+      onPhase: (phase) => this.#setPhase(phase),
+    });
+  }
+
+  get #connection(): Connection {
+    return this.#launch.connection;
+  }
+
+  get #instance(): Launch['instance'] {
+    return this.#launch.instance;
   }
 
   /** A connection for one instance. */
   #connect(): Connection {
-    const { owner, affinity, server, maxMessageBytes, version, clock } = this.#options;
-    // A modern client has no stream of its own: it is asked during its calls, as clients of a shared instance are.
-    const isSession = affinity !== undefined && isSessionAffinity(affinity);
-    const ask: Ask = (request, signal) => owner.onRequest(this, request, signal);
+    const { server, isPersonal, maxMessageBytes, version, clock } = this.#options;
+    const ask: Ask = (request, signal) => this.#owner.onRequest(this, request, signal);
+    // What a spare asks for its client to come is declined by its owner.
+    const hasClient = () => this.#isOfSession || (isPersonal && this.isSpare);
     return new Connection({
       server,
-      capabilities: capabilitiesFor(server, affinity),
+      capabilities: capabilitiesFor(server, isPersonal),
       maxMessageBytes,
       version,
       clock,
@@ -193,16 +233,23 @@ export class Member implements Candidate {
           // Nobody else is served while it drains, which may take long.
           if (!isUsable || this.holds === 0) this.retire('drain');
         },
-        onAsked: () => owner.onAsked(),
+        onAsked: () => this.#owner.onAsked(),
         onNoise: (noise) => this.#onNoise(noise),
         onNotification: (notification) => {
           if (this.#listening) this.#listening.take(notification);
-          else owner.onNotification(this, notification);
+          else this.#owner.onNotification(this, notification);
         },
-        onRequest: isSession ? ask : undefined,
+        // A modern client has no stream of its own: it is asked during its calls, as clients of a shared instance are.
+        get onRequest() {
+          return hasClient() ? ask : undefined;
+        },
         onTaskRequest: ask,
       },
     });
+  }
+
+  get #isOfSession(): boolean {
+    return this.affinity !== undefined && isSessionAffinity(this.affinity);
   }
 
   get name(): string {
@@ -216,6 +263,20 @@ export class Member implements Candidate {
 
   get leases(): number {
     return this.calls + this.holds + this.upkeep;
+  }
+
+  /** Of the host's memory what is set aside for it; 0 without a place among the instances. */
+  get placeBytes(): number {
+    return this.#place?.bytes ?? 0;
+  }
+
+  get hasPlace(): boolean {
+    return this.#place !== undefined;
+  }
+
+  /** What the engine says of one that is `ready` or `paused`; undefined: nothing. */
+  get isFrozen(): boolean | undefined {
+    return this.#instance?.isFrozen;
   }
 
   /** Leases that show by themselves whether it works. */
@@ -235,13 +296,14 @@ export class Member implements Candidate {
 
   /** Starts it; how that ends is told to the owner. */
   async start(): Promise<void> {
-    const { server, runtime, clock, events, capacity, owner } = this.#options;
+    const { server, runtime, clock, events, capacity, expectedBytes } = this.#options;
     const context: StartContext = { server, runtime, clock, signal: this.#abort.signal };
     try {
-      this.#releasePlace = await capacity.acquire(this.#abort.signal);
+      this.#place = await capacity.acquire(expectedBytes, this.#abort.signal);
       this.#setPhase('working');
       const prepared: Prepared = await prepare(context, (progress) => this.#onPrepareProgress(progress));
-      this.handshake = await this.#begin(context, prepared);
+      this.digest = prepared.digest;
+      this.handshake = await this.#launch.begin(context, prepared);
       this.#abort.signal.throwIfAborted();
     } catch (error) {
       this.#onStartFailed(asGatewayError(error, server.name));
@@ -257,73 +319,24 @@ export class Member implements Candidate {
       instance: this.name,
       durationMs: this.idleSinceMs - this.#createdAtMs,
     });
-    owner.onReady(this);
-    owner.onStateChange();
+    this.#owner.onReady(this);
+    this.#owner.onStateChange();
     this.#listening?.look();
     // Those who asked for it may be gone.
     if (this.leases === 0 && this.state === 'ready') this.#becomeIdle();
   }
 
-  /** From what is prepared to an instance that is ready. */
-  async #begin(context: StartContext, prepared: Prepared): Promise<Handshake> {
-    const { digest } = prepared;
-    const { era: known, clock, server } = this.#options;
-    const { handshakeMs } = server.timeouts;
-    let usable: Handshake | undefined;
-    const tryOut = async (): Promise<Finding> => {
-      const finding = await this.#launch(context, prepared, () =>
-        findEra(this.#connection, { handshakeMs, clock }),
-      );
-      usable = finding.handshake;
-      if (!usable) await this.#clearAway(this.#instance!);
-      return finding;
-    };
-    const era = known.of(digest) ?? (await known.learn(digest, this.#abort.signal, tryOut));
-    if (usable) return usable;
-    try {
-      const handshake = await this.#launch(context, prepared, () => this.#connection.handshake(era));
-      known.remember(digest, era);
-      return handshake;
-    } catch (error) {
-      if (this.#instance && !this.#abort.signal.aborted) known.doubt(digest, error);
-      throw error;
-    }
-  }
-
-  /** Starts an instance and waits for the answer to the first question that is put to it. */
-  async #launch<T>(context: StartContext, prepared: Prepared, ask: () => Promise<T>): Promise<T> {
-    const connection = this.#connect();
-    this.#connection = connection;
-    this.#setPhase('waiting');
-    this.#instance = await start(context, prepared, {
-      slots: this.#options.slots,
-      connection,
-      onSlot: () => this.#setPhase('working'),
-      onOverrun: (cleared) => {
-        this.#overrun = cleared;
-      },
-    });
-    return becomeReady(context, this.#instance, connection, ask);
-  }
-
-  /** Ends an instance that was only tried out. Two copies do not run side by side, so the next one waits for that. */
-  async #clearAway(instance: Instance): Promise<void> {
-    const { server } = this.#options;
-    const { signal } = this.#abort;
-    const graceMs = Math.min(server.timeouts.stopMs, triedOutGraceMs);
-    const force = () => void instance.stop({ graceMs: 0 }).catch(() => {});
-    this.#connection.close(
-      new GatewayError('draining', `Server ${server.name} is started anew`, { server: server.name }),
-    );
-    signal.addEventListener('abort', force, { once: true });
-    await this.#within(instance.stop({ graceMs }), graceMs + stopSlackMs);
-    signal.removeEventListener('abort', force);
-    this.#instance = undefined;
-    signal.throwIfAborted();
+  /** A spare that is needed: it belongs to another owner from now on, and to one session or client where it is personal. */
+  adopt(owner: MemberOwner, affinity: string | undefined): void {
+    this.#owner = owner;
+    this.affinity = affinity;
+    this.isSpare = false;
+    this.#mayBeOutdated = this.state !== 'starting';
+    this.idleSinceMs = this.#options.clock.now();
   }
 
   #listen({ capabilities }: Handshake): Listening {
-    const { server, clock, owner } = this.#options;
+    const { server, clock } = this.#options;
     return new Listening({
       server: server.name,
       capabilities,
@@ -332,7 +345,7 @@ export class Member implements Candidate {
       acknowledgeLimitMs: server.timeouts.handshakeMs,
       open: (notifications) => this.#connection.listen(notifications),
       isAwake: () => this.state === 'ready' || this.state === 'draining',
-      onNotification: (notification) => owner.onNotification(this, notification),
+      onNotification: (notification) => this.#owner.onNotification(this, notification),
     });
   }
 
@@ -351,7 +364,7 @@ export class Member implements Candidate {
 
   /** Closes a lease that `grant` opened; `MemberLease` sees to it that this is done once. */
   release(purpose: Purpose, caller: string | undefined): void {
-    const { owner, clock, server } = this.#options;
+    const { clock, server } = this.#options;
     if (this.holders && caller !== undefined) {
       const held = this.holders.get(caller)! - 1;
       if (held === 0) this.holders.delete(caller);
@@ -370,7 +383,7 @@ export class Member implements Candidate {
       return;
     }
     if (this.state === 'gone') return;
-    owner.onFree(this);
+    this.#owner.onFree(this);
     if (this.leases === 0 && this.state === 'ready') this.#becomeIdle();
   }
 
@@ -444,16 +457,28 @@ export class Member implements Candidate {
     this.#abort.abort(error);
   }
 
-  /** Thaws it; calls wait in the pool meanwhile. One that does not come back is replaced. */
+  /** Thaws it, whoever has frozen it; calls wait in the pool meanwhile. One that does not come back is replaced. */
   resume(): void {
-    if (this.state !== 'paused') return;
-    const { owner, clock, events, server } = this.#options;
+    if (this.state !== 'paused' && this.state !== 'ready') return;
+    const { clock, events, server } = this.#options;
     const beganAtMs = clock.now();
+    const isFrozen = this.state === 'paused' || this.isFrozen === true;
     this.state = 'resuming';
+    this.#isMeasuredFrozen = false;
+    this.#health.stop();
     this.#cancelLook?.();
     this.#cancelLook = undefined;
-    this.#transition = this.#withinLimit(this.#instance!.resume()).then(
+    const cancelTimer = clock.schedule(() => {
+      this.isSlow = true;
+      this.#owner.onSlowThaw(this);
+    }, slowThawMs);
+    const thaw = isFrozen ? this.#instance!.resume() : Promise.resolve();
+    // Asked at the same time: a spare that would not be started like this any more is as good as none.
+    const work = this.#mayBeOutdated ? Promise.all([thaw, this.#checkDigest()]).then(() => {}) : thaw;
+    this.#transition = this.#withinLimit(work).then(
       () => {
+        cancelTimer();
+        this.isSlow = false;
         if (this.state !== 'resuming') return;
         this.state = 'ready';
         this.#health.start();
@@ -462,15 +487,49 @@ export class Member implements Candidate {
           instance: this.name,
           durationMs: clock.now() - beganAtMs,
         });
-        owner.onThawed(this);
-        owner.onStateChange();
+        const wasSpare = this.#mayBeOutdated;
+        this.#mayBeOutdated = false;
+        if (wasSpare) this.#meetClient();
+        this.#owner.onThawed(this);
+        this.#owner.onStateChange();
+        if (wasSpare) this.#owner.onReady(this);
         this.#listening?.look();
-        if (this.leases === 0) this.#rest();
+        if (this.leases === 0 && this.state === 'ready') this.#rest();
       },
       (error) => {
+        cancelTimer();
+        this.isSlow = false;
         if (this.state === 'resuming') this.#replace(error);
       },
     );
+  }
+
+  /** Gives up on a thaw: others do the work. */
+  giveUpThaw(): void {
+    if (this.state === 'resuming') this.#replace(overdue);
+  }
+
+  /** Rejects when something else would be started now. An engine that cannot say leaves the spare as it is. */
+  async #checkDigest(): Promise<void> {
+    if (!(await this.isCurrent())) throw outdated;
+  }
+
+  /** Whether the same would be started now. */
+  async isCurrent(): Promise<boolean> {
+    const { server, runtime, clock } = this.#options;
+    const context: StartContext = { server, runtime, clock, signal: this.#abort.signal };
+    return prepare(context).then(
+      ({ digest }) => digest === this.digest,
+      () => true,
+    );
+  }
+
+  /** As a spare it had nobody to ask: the folders of the session that it belongs to now are news to it. */
+  #meetClient(): void {
+    const { server, isPersonal } = this.#options;
+    if (!this.#isOfSession || this.era === 'modern') return;
+    if (!capabilitiesFor(server, isPersonal).includes('roots')) return;
+    this.tell({ method: 'notifications/roots/list_changed' });
   }
 
   /** Decides now whether it rests, and when to look again. */
@@ -478,13 +537,14 @@ export class Member implements Candidate {
     this.#cancelLook?.();
     this.#cancelLook = undefined;
     if (this.state !== 'ready' && this.state !== 'paused') return;
-    const { owner, clock, server } = this.#options;
+    const { clock, server } = this.#options;
+    const pauseAfterMs = this.isSpare ? 0 : server.pauseAfterMs;
     const verdict = judgeIdle({
       state: this.state,
       openLeases: this.leases,
       idleForMs: clock.now() - this.idleSinceMs,
-      pauseAfterMs: this.#cannotPause ? Number.POSITIVE_INFINITY : server.pauseAfterMs,
-      idleTimeoutMs: owner.mustStay(this) ? Number.POSITIVE_INFINITY : server.idleTimeoutMs,
+      pauseAfterMs: this.#cannotPause ? Number.POSITIVE_INFINITY : pauseAfterMs,
+      idleTimeoutMs: this.#owner.mustStay(this) ? Number.POSITIVE_INFINITY : server.idleTimeoutMs,
     });
     if (verdict.action === 'stop') {
       this.retire('idle');
@@ -502,32 +562,47 @@ export class Member implements Candidate {
     }
   }
 
-  /** Asks the engine what it uses; keeps the last answer when there is none. */
-  async measure(): Promise<void> {
-    if (this.state !== 'ready' && this.state !== 'paused') return;
-    await this.#instance!.stats().then(
-      ({ memoryBytes }) => {
-        this.memoryBytes = memoryBytes;
-      },
-      () => {},
-    );
+  /** Whether what it uses may be another than what is known. */
+  get isMeasurable(): boolean {
+    return (this.state === 'ready' || this.state === 'paused') && !this.#isMeasuredFrozen;
+  }
+
+  /** Asks the engine what it uses, unless that is known; keeps the last answer when there is none. */
+  measure(): Promise<void> {
+    const isFresh = this.#measuredAtMs > this.#options.clock.now() - measureIntervalMs;
+    if (!this.isMeasurable || (isFresh && this.memoryBytes !== undefined)) return Promise.resolve();
+    this.#measuring ??= this.#measure().finally(() => {
+      this.#measuring = undefined;
+    });
+    return this.#measuring;
+  }
+
+  async #measure(): Promise<void> {
+    const wasPaused = this.state === 'paused';
+    const stats = await this.#instance!.stats().catch(() => undefined);
+    // An engine that does not answer is not asked at once again either.
+    this.#measuredAtMs = this.#options.clock.now();
+    if (!stats) return;
+    this.#isMeasuredFrozen = wasPaused && this.state === 'paused';
+    this.memoryBytes = stats.memoryBytes;
+    this.cpuPercent = this.#isMeasuredFrozen ? 0 : stats.cpuPercent;
+    this.#place?.measured(stats.memoryBytes);
   }
 
   #becomeIdle(): void {
-    const { owner } = this.#options;
-    if (this.startedFor === 'upkeep' && !this.wasCalled && !owner.mustStay(this)) this.retire('idle');
+    if (this.startedFor === 'upkeep' && !this.wasCalled && !this.#owner.mustStay(this)) this.retire('idle');
     else this.#rest();
   }
 
   /** Nobody holds it: others may have its place, else time decides. */
   #rest(): void {
-    this.#options.owner.onIdle(this);
+    this.#owner.onIdle(this);
     // A look that is scheduled comes early enough: idleness only begins later.
     if (!this.#cancelLook) this.look();
   }
 
   #pause(): void {
-    const { owner, events, server } = this.#options;
+    const { events, server } = this.#options;
     this.state = 'pausing';
     this.#health.stop();
     this.#transition = this.#withinLimit(this.#instance!.pause()).then(
@@ -536,8 +611,8 @@ export class Member implements Candidate {
         this.state = 'paused';
         events.emit('instance.paused', { server: server.name, instance: this.name });
         // A call that came meanwhile has it thawed.
-        owner.onFree(this);
-        owner.onStateChange();
+        this.#owner.onFree(this);
+        this.#owner.onStateChange();
         if (this.state === 'paused') this.#rest();
       },
       (error) => {
@@ -551,15 +626,16 @@ export class Member implements Candidate {
         this.#cannotPause = true;
         this.state = 'ready';
         this.#health.start();
-        owner.onFree(this);
-        if (this.leases === 0) this.#rest();
+        this.#owner.onFree(this);
+        if (this.leases === 0 && this.state === 'ready') this.#rest();
       },
     );
   }
 
-  /** Goes without a word: nobody has a lease on it. */
+  /** Goes without a word, unless calls are in flight on it, which only time can end. */
   #replace(error: unknown): void {
-    this.#leave('crash');
+    this.#leave(error === outdated ? 'drain' : 'crash');
+    if (this.leases > 0) return;
     this.#connection.close(asGatewayError(error, this.#options.server.name));
     void this.#stop(0);
   }
@@ -574,25 +650,26 @@ export class Member implements Candidate {
   #setPhase(phase: StartPhase): void {
     if (this.phase === phase || this.state !== 'starting') return;
     this.phase = phase;
-    this.#options.owner.onPhase(this);
+    this.#owner.onPhase(this);
   }
 
   #onPrepareProgress({ step, text, fraction }: PrepareProgress): void {
-    const { server, events, owner } = this.#options;
+    const { server, events } = this.#options;
     events.emit('prepare.progress', { server: server.name, step, text, fraction });
-    owner.onProgress(this, text);
+    this.#owner.onProgress(this, text);
   }
 
   #onStartFailed(error: GatewayError): void {
-    const { owner } = this.#options;
-    this.state = this.#instance || this.#overrun ? 'draining' : 'gone';
+    const { instance, overrun } = this.#launch;
+    this.state = instance || overrun ? 'draining' : 'gone';
     this.#connection.close(error);
     // Told before the remains are cleared away: that may take as long as a stop.
-    owner.onStartFailed(this, error, !this.#abort.signal.aborted);
-    owner.onStateChange();
-    if (this.#instance) void this.#stop(this.#failedGraceMs);
-    else if (this.#overrun) void this.#within(this.#overrun, stopSlackMs).then(() => this.#finish());
-    else this.#finish();
+    this.#owner.onStartFailed(this, error, !this.#abort.signal.aborted);
+    this.#owner.onStateChange();
+    if (instance) void this.#stop(this.#failedGraceMs);
+    else if (overrun) {
+      void settledWithin(overrun, stopSlackMs, this.#options.clock).then(() => this.#finish());
+    } else this.#finish();
   }
 
   #onEnded(): void {
@@ -600,8 +677,8 @@ export class Member implements Candidate {
     if (this.state === 'starting' || this.state === 'gone' || this.#isStopping) return;
     const wasDraining = this.state === 'draining';
     this.state = 'gone';
-    if (!wasDraining) this.#options.owner.onDied(this);
-    this.#options.owner.onStateChange();
+    if (!wasDraining) this.#owner.onDied(this);
+    this.#owner.onStateChange();
     this.#stopReason = 'crash';
     void this.#stop(0);
   }
@@ -609,7 +686,7 @@ export class Member implements Candidate {
   #onCrash(error: GatewayError): void {
     // The end that a stop brings about is no crash.
     const wasWanted = this.#isStopping && this.#stopReason !== 'crash';
-    if (this.handshake && !wasWanted) this.#options.owner.onCrash(this, error);
+    if (this.handshake && !wasWanted) this.#owner.onCrash(this, error);
   }
 
   #onCondemned(error: GatewayError): void {
@@ -617,9 +694,9 @@ export class Member implements Candidate {
     if (this.state === 'starting' || this.state === 'gone') return;
     const wasDraining = this.state === 'draining';
     this.state = 'gone';
-    if (!wasDraining) this.#options.owner.onDied(this);
-    this.#options.owner.onCrash(this, error);
-    this.#options.owner.onStateChange();
+    if (!wasDraining) this.#owner.onDied(this);
+    this.#owner.onCrash(this, error);
+    this.#owner.onStateChange();
     this.#stopReason = 'crash';
     void this.#stop(0);
   }
@@ -640,8 +717,8 @@ export class Member implements Candidate {
   #leave(reason: StopReason): void {
     this.state = 'draining';
     this.#stopReason = reason;
-    this.#options.owner.onLeaving(this, reason);
-    this.#options.owner.onStateChange();
+    this.#owner.onLeaving(this, reason);
+    this.#owner.onStateChange();
   }
 
   /** Ends the instance and clears up, whatever throws on the way. A second, harder stop overtakes the first. */
@@ -659,25 +736,12 @@ export class Member implements Candidate {
     }
     // A stop that cannot wait does not wait for an engine that is slow to freeze.
     if (graceMs > 0) await this.#transition;
-    await this.#within(instance.stop({ graceMs }), graceMs + stopSlackMs);
+    await settledWithin(instance.stop({ graceMs }), graceMs + stopSlackMs, this.#options.clock);
     this.#finish();
   }
 
-  /** Resolves when the work has ended, well or not, or its time is over. */
-  #within(work: Promise<void>, limitMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      const cancelTimer = this.#options.clock.schedule(resolve, limitMs);
-      work
-        .catch(() => {})
-        .finally(() => {
-          cancelTimer();
-          resolve();
-        });
-    });
-  }
-
   #finish(): void {
-    const { owner, events, server } = this.#options;
+    const { events, server } = this.#options;
     const wasRunning = this.handshake !== undefined;
     this.state = 'gone';
     this.#cancelLook?.();
@@ -688,66 +752,16 @@ export class Member implements Candidate {
     if (wasRunning) {
       events.emit('instance.stopped', { server: server.name, instance: this.name, reason: this.#stopReason });
     }
-    this.#releasePlace?.();
-    owner.onGone(this);
-    owner.onStateChange();
+    const place = this.#place;
+    this.#place = undefined;
+    place?.release();
+    this.#owner.onGone(this);
+    this.#owner.onStateChange();
     this.#gone.resolve();
   }
 }
 
 /** Roots are one client's folders: only an instance that belongs to one session or client may know of them. */
-function capabilitiesFor(server: ServerConfig, affinity: string | undefined): ClientCapability[] {
-  return server.clientCapabilities.filter((capability) => capability !== 'roots' || affinity !== undefined);
+function capabilitiesFor(server: ServerConfig, isPersonal: boolean): ClientCapability[] {
+  return server.clientCapabilities.filter((capability) => capability !== 'roots' || isPersonal);
 }
-
-class MemberLease implements Lease {
-  readonly #member: Member;
-  readonly #connection: Connection;
-  readonly #purpose: Purpose;
-  readonly #caller: string | undefined;
-  #isReleased = false;
-
-  constructor(member: Member, connection: Connection, purpose: Purpose, caller: string | undefined) {
-    this.#member = member;
-    this.#connection = connection;
-    this.#purpose = purpose;
-    this.#caller = caller;
-  }
-
-  get instance(): string {
-    return this.#member.name;
-  }
-
-  get handshake(): Handshake {
-    return this.#member.handshake!;
-  }
-
-  call(request: OutgoingRequest, options?: CallOptions): Promise<Outcome> {
-    if (this.#isReleased) return Promise.reject(released());
-    const answer = this.#member.standIn(request);
-    if (answer) return abortable(answer, options?.signal);
-    return this.#connection.call(request, options, this.#purpose, this.#caller);
-  }
-
-  notify(notification: { method: string; params?: Params }): Promise<void> {
-    if (this.#isReleased) return Promise.reject(released());
-    return this.#connection.notify(notification);
-  }
-
-  hold(): Lease {
-    if (this.#isReleased) throw released();
-    return this.#member.grant('hold', this.#caller);
-  }
-
-  release(): void {
-    if (this.#isReleased) return;
-    this.#isReleased = true;
-    this.#member.release(this.#purpose, this.#caller);
-  }
-
-  [Symbol.dispose](): void {
-    this.release();
-  }
-}
-
-const released = () => new Error('The lease was released');

@@ -13,6 +13,7 @@ import { DesiredState, type Only } from './desired-state.ts';
 import { seconds } from './diagnosis.ts';
 import { KnownEra } from './era.ts';
 import { Failures, type LastError } from './failures.ts';
+import { Group } from './group.ts';
 import {
   type InstanceListener,
   isSessionAffinity,
@@ -20,10 +21,12 @@ import {
   type LeaseOptions,
   type Purpose,
 } from './lease.ts';
-import { Member, type MemberOwner, type StopReason } from './member.ts';
+import { Member, type MemberOptions, type MemberOwner, type StopReason } from './member.ts';
 import { prepare } from './readiness.ts';
 import { SessionMemory } from './session-memory.ts';
-import { WaitingLine, type WaitingLineOptions } from './waiting-line.ts';
+import { Spares } from './spares.ts';
+import type { StandbyServer } from './standby.ts';
+import type { Waiter } from './waiting-line.ts';
 
 /** One instance as `/servers` shows it. */
 export interface InstanceStatus {
@@ -33,6 +36,10 @@ export interface InstanceStatus {
   startedAtMs: number;
   /** As last measured. */
   memoryBytes: number | undefined;
+  /** Of one CPU, as last measured. */
+  cpuPercent: number | undefined;
+  /** A spare, for whoever finds no instance that is ready. */
+  isStandby: boolean;
 }
 
 /** A server as `/servers` shows it, as far as the fleet knows. */
@@ -65,43 +72,23 @@ export interface PoolOptions {
   isEnded(affinity: string): boolean;
   /** Called after a change that somebody who waits for quiet may wait for. */
   onChange(): void;
+  /** Spares may be wanted or possible now that were not before. */
+  onSparesDue(): void;
 }
 
 /** How often a minimum of instances is tried again when the engine is away. */
 const keepRetryMs = 5000;
+/** Who is sent away is not told to come back later than this. */
+const maxRetryAfterSeconds = 30;
 
-/** The instances that may serve the same callers: all of a shared server, or those of one session or of one modern client. */
-class Group {
-  readonly affinity: string | undefined;
-  /** Whether it lives as long as a session, whose questions can be asked outside of calls too. */
-  readonly isSession: boolean;
-  readonly max: number;
-  /** Those that are or will be of use, oldest first. */
-  readonly members: Member[] = [];
-  /** Those that are being stopped or cleared away; their place is not free yet. */
-  readonly leaving = new Set<Member>();
-  readonly line: WaitingLine;
-
-  constructor(affinity: string | undefined, max: number, line: Omit<WaitingLineOptions, 'isStarting'>) {
-    this.affinity = affinity;
-    this.isSession = affinity !== undefined && isSessionAffinity(affinity);
-    this.max = max;
-    this.line = new WaitingLine({
-      ...line,
-      isStarting: () => this.members.some(({ state, phase }) => state === 'starting' && phase === 'working'),
-    });
-  }
-
-  get isEmpty(): boolean {
-    return this.members.length === 0 && this.leaving.size === 0 && this.line.size === 0;
-  }
-}
+/** What an instance is expected to use that has no limit and was never measured: the default of `limits.memory`. */
+const unlimitedBytes = 512 * 1024 ** 2;
 
 /**
  * The instances of one server: who gets a lease, when one is started, and when the server is given a rest. Every decision is made at
  * one moment from what is known then; only starts, stops, freezes and thaws are waited for, and each of them comes back here.
  */
-export class Pool {
+export class Pool implements StandbyServer {
   readonly #options: PoolOptions;
   readonly #server: ServerConfig;
   readonly #clock: Clock;
@@ -111,6 +98,7 @@ export class Pool {
   readonly #groups = new Map<string | undefined, Group>();
   readonly #memory: SessionMemory;
   readonly #era = new KnownEra();
+  readonly spares: Spares;
   #asks: boolean;
   #nextSerial = 1;
   #waiting = 0;
@@ -119,6 +107,8 @@ export class Pool {
   #startFailed = false;
   #shownState: ServerState = 'stopped';
   #isClosed = false;
+  #neededAtMs = 0;
+  #lastBytes: number | undefined;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -128,6 +118,18 @@ export class Pool {
     this.#memory = new SessionMemory(options.server, options.store);
     this.#failures = new Failures(options.server, options.clock);
     this.#asks = options.server.interactive === true;
+    this.spares = new Spares({
+      clock: options.clock,
+      create: (owner) =>
+        this.#createMember({ owner, affinity: undefined, startedFor: 'call', isSpare: true }),
+      onFault: (error) => this.#failures.remember(error),
+      onAsked: () => this.#learnAsking(),
+      onStateChange: () => this.#showState(),
+      onChange: () => {
+        options.onSparesDue();
+        options.onChange();
+      },
+    });
     this.#shownState = this.#state();
   }
 
@@ -177,7 +179,7 @@ export class Pool {
   }
 
   #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
-    if (purpose !== 'call' || group.line.calls.size === 0) {
+    if (purpose !== 'call' || group.line.calls === 0) {
       const member = this.#available(group, purpose, options.affinity);
       if (member) return Promise.resolve(member.grant(purpose, options.affinity));
     }
@@ -262,23 +264,25 @@ export class Pool {
     )
       return;
     const group = this.#groupOf(undefined);
-    while (group.members.length < min && group.members.length + group.leaving.size < group.max) {
+    while (group.members.length < min && group.hasRoom) {
       const { retryInMs } = this.#failures;
       if (retryInMs > 0) {
         this.#keepLater(retryInMs);
         return;
       }
-      this.#start(group, 'call');
+      this.#takeSpare(group) ?? this.#start(group, 'call');
     }
   }
 
   /** The engine is there again: what failed may work now. */
   forgive(): void {
     this.#failures.forgive();
+    this.spares.forgive();
     this.#cancelKeep?.();
     this.#cancelKeep = undefined;
     this.keepMinimum();
     for (const group of [...this.#groups.values()]) this.#serve(group);
+    this.#options.onSparesDue();
     this.#showState();
   }
 
@@ -316,18 +320,59 @@ export class Pool {
     return this.#waiting === 0 && this.#everyone().every((member) => member.leases === 0);
   }
 
-  /** Instances that will give back their place without anybody's help. */
-  get leaving(): number {
-    let count = 0;
-    for (const group of this.#groups.values()) {
-      for (const member of group.leaving) if (member.leases === 0) count += 1;
+  /** What instances will give back without anybody's help. */
+  leaving(): { places: number; bytes: number } {
+    const sum = { places: 0, bytes: 0 };
+    for (const { leases, hasPlace, placeBytes } of this.#departing()) {
+      if (leases > 0 || !hasPlace) continue;
+      sum.places += 1;
+      sum.bytes += placeBytes;
     }
-    return count;
+    return sum;
+  }
+
+  *#departing(): Iterable<Member> {
+    yield* this.spares.leaving;
+    for (const group of this.#groups.values()) yield* group.leaving;
+  }
+
+  get neededAtMs(): number {
+    return this.#neededAtMs;
+  }
+
+  /** How many spares it is to have. */
+  get wanted(): number {
+    return this.#refusal() ? 0 : this.#server.pool.standby;
+  }
+
+  /** What a spare uses, as far as that was ever measured, else what it may use. */
+  get expectedBytes(): number {
+    const known = [...this.spares.present, ...this.#members()].find(
+      ({ memoryBytes }) => memoryBytes !== undefined,
+    );
+    this.#lastBytes = known?.memoryBytes ?? this.#lastBytes;
+    return this.#lastBytes ?? this.#limitBytes;
+  }
+
+  /** Until a spare may be made; a start or a build that calls wait for comes first. */
+  get spareInMs(): number {
+    const isStarting = this.#members().some(({ state }) => state === 'starting');
+    if (isStarting || this.#era.latest === undefined || !this.runtimeKind) return Number.POSITIVE_INFINITY;
+    return Math.max(this.#failures.retryInMs, this.spares.retryInMs);
+  }
+
+  /** Instances whose use of memory is worth asking for: all, or those that spares are judged by. */
+  measurable(isAll: boolean): Member[] {
+    const hasSpares = this.#server.pool.standby > 0;
+    if (!isAll && !hasSpares) return [];
+    const isCounted = isAll || this.#lastBytes === undefined;
+    const members = isCounted ? this.#members() : [];
+    return [...this.spares.present, ...members].filter(({ isMeasurable }) => isMeasurable);
   }
 
   /** Members that nobody holds and that may be stopped to make room. */
   evictable(): Member[] {
-    return this.#everyone().filter(
+    return this.#members().filter(
       (member) =>
         member.leases === 0 &&
         (member.state === 'ready' || member.state === 'paused') &&
@@ -345,17 +390,18 @@ export class Pool {
       resuming: 'paused',
       draining: 'draining',
     };
-    const instances = this.#everyone().flatMap((member) => {
-      const state = shown[member.state];
+    const everyone = this.#everyone();
+    const instances = everyone.flatMap((member) => {
+      const state = shown[shownState(member)];
       if (!state) return [];
-      const { name: id, leases, startedAtMs, memoryBytes } = member;
-      return [{ id, state, leases, startedAtMs, memoryBytes }];
+      const { name: id, leases, startedAtMs, memoryBytes, cpuPercent, isSpare: isStandby } = member;
+      return [{ id, state, leases, startedAtMs, memoryBytes, cpuPercent, isStandby }];
     });
     const { name, type } = this.#server;
     return {
       name,
       type,
-      state: this.#state(),
+      state: this.#state(shownState),
       instances,
       waiting: this.#waiting,
       lastError: this.#failures.last,
@@ -379,59 +425,90 @@ export class Pool {
       return Promise.reject(asGatewayError(error, name));
     }
     if (this.#waiting >= maxQueue) {
-      return Promise.reject(
-        new GatewayError('queue_full', `Server ${name} has ${maxQueue} calls waiting and takes no more`, {
+      const full = new GatewayError(
+        'queue_full',
+        `Server ${name} has ${maxQueue} calls waiting and takes no more`,
+        {
           server: name,
           hint: `Try again later; more concurrency or a higher pool.max of ${name} lets more calls run at a time.`,
-        }),
+          data: { retryAfterSeconds: this.#retryAfterSeconds() },
+        },
       );
+      // One caller must not keep all others out: its newest call makes way for the first one of somebody else.
+      const most = this.#lastOfMost();
+      if (!most || most.count <= group.line.callsOf(options.affinity) + 1) return Promise.reject(full);
+      most.newest.refuse(full);
     }
     return group.line.join(options, () => this.#serve(group));
   }
 
-  /** Gives waiting callers what there is, in order, and sees to it that more comes. */
+  /** The newest call of whoever has most calls waiting. */
+  #lastOfMost() {
+    let most: { count: number; newest: Waiter } | undefined;
+    for (const { line } of this.#groups.values()) {
+      const here = line.lastOfMost;
+      if (here && here.count > (most?.count ?? 0)) most = here;
+    }
+    return most;
+  }
+
+  /** As long as the one who came first has been waiting: then those who are here now have had their turns, more or less. */
+  #retryAfterSeconds(): number {
+    const waits = [...this.#groups.values()].map(({ line }) => line.longestWaitMs);
+    return Math.min(maxRetryAfterSeconds, Math.max(1, Math.ceil(Math.max(0, ...waits) / 1000)));
+  }
+
+  /** Gives waiting callers what there is, in turn, and sees to it that more comes. */
   #serve(group: Group): void {
-    if (group.line.size === 0) return;
-    for (const waiter of group.line.placeless) {
+    const { line } = group;
+    if (line.size === 0) return;
+    for (const waiter of line.placeless) {
       const member = this.#available(group, waiter.purpose, waiter.caller);
       if (!member) break;
       waiter.grant(member.grant(waiter.purpose, waiter.caller));
     }
-    for (const waiter of group.line.calls) {
+    for (let waiter = line.nextCall; waiter; waiter = line.nextCall) {
       const member = this.#available(group, 'call', waiter.caller);
       if (!member) break;
       waiter.grant(member.grant('call', waiter.caller));
     }
-    if (group.line.size === 0) this.#dropUnwanted(group);
+    if (line.size === 0) this.#dropUnwanted(group);
     else if (!this.#isClosed) this.#provide(group);
   }
 
-  /** Thaws and starts as many instances as those who wait can fill. */
+  /** Thaws, takes and starts as many instances as those who wait can fill. */
   #provide(group: Group): void {
+    const { line } = group;
     const perMember = this.#concurrency(group, this.#era.latest);
-    let coming = 0;
-    for (const { state } of group.members) {
-      if (state === 'starting' || state === 'resuming' || state === 'pausing') coming += perMember;
-    }
-    const isShort = () => coming < group.line.calls.size || (coming === 0 && group.line.placeless.size > 0);
+    let coming = group.coming * perMember;
+    const isShort = () => coming < line.calls || (coming === 0 && line.placeless.size > 0);
+    if (isShort() && line.calls > 0) this.#neededAtMs = this.#clock.now();
     for (const member of group.members) {
       if (member.state !== 'paused' || !isShort()) continue;
       member.resume();
       coming += perMember;
     }
-    // One that is being stopped still counts: copies may run side by side only as far as `max` says.
-    while (isShort() && group.members.length + group.leaving.size < group.max) {
+    const isForUse = line.calls > 0 || line.holdsWait;
+    while (isShort() && group.hasRoom) {
       if (!this.#mayStart(group)) return;
-      const isForUse = group.line.calls.size > 0 || group.line.holdsWait;
-      this.#start(group, isForUse ? 'call' : 'upkeep');
+      const spare = isForUse ? this.#takeSpare(group) : undefined;
+      if (!spare) this.#start(group, isForUse ? 'call' : 'upkeep');
       coming += perMember;
     }
-    if (coming === 0 && group.leaving.size > 0 && group.line.note === undefined) {
-      group.line.say(`waiting for the last instance of ${this.#server.name} to end`);
+    if (coming === 0 && group.leaving.size > 0 && line.note === undefined) {
+      line.say(`waiting for the last instance of ${this.#server.name} to end`);
     }
   }
 
   #available(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
+    const member = this.#pick(group, purpose, caller);
+    if (!member?.isFrozen) return member;
+    // Frozen by somebody else: it is thawed as if it had been by us, and others serve meanwhile.
+    member.resume();
+    return this.#available(group, purpose, caller);
+  }
+
+  #pick(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
     const { members } = group;
     if (purpose !== 'call') return members.find(({ state }) => state === 'ready');
     this.#replaceAmbiguous(group, caller);
@@ -439,9 +516,7 @@ export class Pool {
       const only = members[0]!;
       return only.state === 'ready' && only.calls < this.#concurrency(group, only.era) ? only : undefined;
     }
-    const candidates = members.filter(
-      ({ state, calls, era }) => state === 'ready' && calls < this.#concurrency(group, era),
-    );
+    const candidates = group.open((era) => this.#concurrency(group, era));
     return candidates.length === 0 ? undefined : this.#balancer.pick(candidates);
   }
 
@@ -470,7 +545,7 @@ export class Pool {
   #queueHint(group: Group): string {
     const { name } = this.#server;
     if (group.members.some(({ state }) => state === 'starting')) {
-      return 'All places for instances are taken: raise gateway.max_instances, or stop a server.';
+      return 'All places for instances are taken: raise gateway.max_instances (or max_memory, if that is set), or stop a server.';
     }
     if (this.#asks && !group.isSession && this.#era.latest !== 'modern') {
       return `${name} asks its clients and so gets one call at a time: isolation: session gives each client its own instance.`;
@@ -490,27 +565,56 @@ export class Pool {
   // Starting and failing
 
   #start(group: Group, startedFor: Purpose): void {
-    const { capacity, slots, gateway, version, clock, events } = this.#options;
-    const member = new Member({
-      server: this.#server,
-      runtime: this.#runtime(),
-      serial: this.#nextSerial++,
-      affinity: group.affinity,
-      era: this.#era,
-      startedFor,
-      capacity,
-      slots,
-      maxMessageBytes: gateway.maxMessageBytes,
-      version,
-      clock,
-      events,
+    const member = this.#createMember({
       owner: this.#ownerFor(group),
+      affinity: group.affinity,
+      startedFor,
+      isSpare: false,
     });
     this.#failures.began(member);
     group.members.push(member);
     group.line.say(`starting ${this.#server.name}`);
     void member.start();
     this.#showState();
+  }
+
+  #createMember(of: Pick<MemberOptions, 'owner' | 'affinity' | 'startedFor' | 'isSpare'>): Member {
+    const { capacity, slots, gateway, version, clock, events } = this.#options;
+    const server = this.#server;
+    return new Member({
+      ...of,
+      // A spare of a server whose clients have instances of their own will be one client's, too.
+      isPersonal: of.isSpare ? server.isolation === 'session' : of.affinity !== undefined,
+      server,
+      runtime: this.#runtime(),
+      serial: this.#nextSerial++,
+      era: this.#era,
+      capacity,
+      expectedBytes: of.isSpare ? this.expectedBytes : this.#limitBytes,
+      slots: of.isSpare ? slots.background : slots,
+      maxMessageBytes: gateway.maxMessageBytes,
+      version,
+      clock,
+      events,
+    });
+  }
+
+  /** Makes a spare one of the group's; undefined where there is none that it could have. */
+  #takeSpare(group: Group): Member | undefined {
+    const { isolation, clientCapabilities } = this.#server;
+    // It may have been told of folders that those without a name have none of.
+    if (isolation === 'session' && group.affinity === undefined && clientCapabilities.includes('roots')) {
+      return undefined;
+    }
+    const spare = this.spares.take(this.#ownerFor(group), group.affinity);
+    if (!spare) return undefined;
+    this.#failures.began(spare);
+    group.members.push(spare);
+    group.members.sort((one, other) => one.serial - other.serial);
+    if (spare.state === 'starting') group.line.say(`starting ${this.#server.name}`);
+    else spare.resume();
+    this.#showState();
+    return spare;
   }
 
   /** Whether the server is given another try now; if not, those who wait are told, or wait for the next one. */
@@ -529,13 +633,9 @@ export class Pool {
   }
 
   #ownerFor(group: Group): MemberOwner {
-    const { listener, onChange } = this.#options;
+    const { listener, onChange, onSparesDue } = this.#options;
     const { name } = this.#server;
-    const remove = (member: Member) => {
-      const index = group.members.indexOf(member);
-      if (index !== -1) group.members.splice(index, 1);
-      group.leaving.add(member);
-    };
+    const remove = (member: Member) => group.remove(member);
     return {
       onPhase: (member) => {
         if (member.phase === 'working') return;
@@ -546,8 +646,10 @@ export class Pool {
         group.line.startEnded();
         group.line.forgetNote();
         this.#startFailed = false;
+        for (const other of [...group.members]) if (other.isSlow) other.giveUpThaw();
         this.#desired.applyTo(member, this.#only(group));
         this.#serve(group);
+        onSparesDue();
         for (const other of [...group.members]) if (other !== member) other.look();
         listener.onReady(name, group.affinity, member.startedFor);
       },
@@ -564,6 +666,7 @@ export class Pool {
         }
         if (group.members.length > 0 || !isFault) this.#serve(group);
         else group.line.refuseAll(error);
+        onSparesDue();
         onChange();
       },
       onFree: (member) => {
@@ -574,7 +677,13 @@ export class Pool {
       onThawed: (member) => {
         this.#desired.applyTo(member, this.#only(group));
         this.#desired.unwatchUnwantedOn(member, this.#only(group));
+        for (const other of group.surplus) other.retire('drain');
         if (group.line.size > 0) this.#serve(group);
+      },
+      onSlowThaw: (member) => {
+        // What matters in its memory cannot be replaced.
+        if (this.#server.stateful && member.wasCalled) return;
+        this.#serve(group);
       },
       onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
@@ -598,6 +707,7 @@ export class Pool {
         group.leaving.delete(member);
         this.#serve(group);
         this.keepMinimum();
+        onSparesDue();
         if (group.affinity !== undefined && group.members.length + group.leaving.size === 0) {
           listener.onEnded(name, group.affinity);
         }
@@ -605,11 +715,7 @@ export class Pool {
         onChange();
       },
       onStateChange: () => this.#showState(),
-      onAsked: () => {
-        if (this.#asks || this.#server.interactive !== undefined) return;
-        this.#asks = true;
-        listener.onAsked(name);
-      },
+      onAsked: () => this.#learnAsking(),
       onNotification: (member, notification: Notification) => {
         listener.onNotification(name, group.affinity, notification, member.name);
       },
@@ -624,6 +730,12 @@ export class Pool {
         );
       },
     };
+  }
+
+  #learnAsking(): void {
+    if (this.#asks || this.#server.interactive !== undefined) return;
+    this.#asks = true;
+    this.#options.listener.onAsked(this.#server.name);
   }
 
   #keepLater(delayMs: number): void {
@@ -696,7 +808,11 @@ export class Pool {
         new GatewayError(
           'queue_timeout',
           `No instance of server ${name} became free within ${seconds(timeouts.queueMs)}`,
-          { server: name, hint: this.#queueHint(group) },
+          {
+            server: name,
+            hint: this.#queueHint(group),
+            data: { retryAfterSeconds: this.#retryAfterSeconds() },
+          },
         ),
       onCount: (change) => {
         this.#waiting += change;
@@ -714,7 +830,8 @@ export class Pool {
     group.line.close();
     this.#groups.delete(group.affinity);
     if (group.affinity === undefined || group.isSession) return;
-    this.#desired.forget(group.affinity);
+    // What it watches is taken back by the listen stream that asked for it, and may outlive the instance.
+    this.#desired.setLevel(group.affinity, undefined);
     this.#memory.dismiss(group.affinity);
   }
 
@@ -730,17 +847,26 @@ export class Pool {
     if (capacity.isWanted) capacity.makeRoom();
   }
 
+  /** Those that are or will be of use to somebody. */
+  #members(): Member[] {
+    return [...this.#groups.values()].flatMap(({ members }) => members);
+  }
+
+  /** Spares included. */
   #everyone(): Member[] {
-    const all: Member[] = [];
-    for (const group of this.#groups.values()) all.push(...group.members, ...group.leaving);
-    return all;
+    return [...this.#members(), ...this.spares.present, ...this.#departing()];
+  }
+
+  /** What one instance may use. */
+  get #limitBytes(): number {
+    return 'limits' in this.#server ? this.#server.limits.memoryBytes : (this.#lastBytes ?? unlimitedBytes);
   }
 
   /** That of the most available instance. */
-  #state(): ServerState {
+  #state(stateOf: (member: Member) => Member['state'] = ({ state }) => state): ServerState {
     const { enabled, problem } = this.#server;
     if (!enabled) return 'disabled';
-    const states = new Set(this.#everyone().map(({ state }) => state));
+    const states = new Set(this.#everyone().map(stateOf));
     if (states.has('ready') || states.has('pausing')) return 'ready';
     if (states.has('paused') || states.has('resuming')) return 'paused';
     if (states.has('starting')) return 'starting';
@@ -759,6 +885,12 @@ export class Pool {
       ...(state === 'failed' && last ? { reason: last.message } : {}),
     });
   }
+}
+
+/** The state of an instance as its engine has it: somebody else may have frozen or thawed it. */
+function shownState({ state, isFrozen }: Member): Member['state'] {
+  if (state === 'ready' && isFrozen === true) return 'paused';
+  return state === 'paused' && isFrozen === false ? 'ready' : state;
 }
 
 /** The error of calls that come when their session is over. */

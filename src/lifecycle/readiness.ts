@@ -19,6 +19,9 @@ export interface StartContext {
   signal: AbortSignal;
 }
 
+/** The host's bound on starts, or the part of it that is left for what nobody waits for. */
+export type StartSlots = Pick<Semaphore, 'run'>;
+
 /** Makes what the start needs. A build or pull ends at `timeouts.build`. */
 export async function prepare(
   { server, runtime, clock, signal }: StartContext,
@@ -46,7 +49,7 @@ export async function start(
   context: StartContext,
   prepared: Prepared,
   options: {
-    slots: Semaphore;
+    slots: StartSlots;
     connection: Connection;
     onSlot(): void;
     /** The start was given up; `cleared` resolves when the runtime has noticed and nothing is left. Never rejects. */

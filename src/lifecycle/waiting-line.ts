@@ -31,10 +31,16 @@ interface Place extends Waiter {
   readonly onWaiting: ((text: string) => void) | undefined;
 }
 
-/** Those who wait for the same instances, in the order in which they came; each at most for `queueTimeoutMs` beside the time of starts. */
+/**
+ * Those who wait for the same instances; each at most for `queueTimeoutMs` beside the time of starts. Callers take turns, so that one
+ * with a thousand calls keeps nobody else waiting; each caller's own are served in the order in which they came.
+ */
 export class WaitingLine {
   readonly #options: WaitingLineOptions;
+  /** In the order in which they came. */
   readonly #calls = new Set<Place>();
+  /** The same by caller, in the order of their turns. */
+  readonly #turns = new Map<string | undefined, Set<Place>>();
   readonly #placeless = new Set<Place>();
   #note: string | undefined;
   #startEndedAtMs = 0;
@@ -44,8 +50,35 @@ export class WaitingLine {
     this.#options = options;
   }
 
-  get calls(): ReadonlySet<Waiter> {
-    return this.#calls;
+  /** How many calls wait. */
+  get calls(): number {
+    return this.#calls.size;
+  }
+
+  /** The call whose turn it is. */
+  get nextCall(): Waiter | undefined {
+    const [turn] = this.#turns.values();
+    const [first] = turn ?? [];
+    return first;
+  }
+
+  /** The newest call of the caller with the most of them, and how many those are. */
+  get lastOfMost(): { count: number; newest: Waiter } | undefined {
+    let most: Set<Place> | undefined;
+    for (const turn of this.#turns.values()) if (turn.size > (most?.size ?? 0)) most = turn;
+    const newest = most && [...most].at(-1);
+    return newest && { count: most!.size, newest };
+  }
+
+  /** How many calls of one caller wait. */
+  callsOf(caller: string | undefined): number {
+    return this.#turns.get(caller)?.size ?? 0;
+  }
+
+  /** For how long the first one has been waiting. */
+  get longestWaitMs(): number {
+    const [first] = this.#calls;
+    return first ? this.#options.clock.now() - first.sinceMs : 0;
   }
 
   /** Those who only need an instance, not a place in its concurrency. */
@@ -76,12 +109,14 @@ export class WaitingLine {
     return new Promise((resolve, reject) => {
       const leave = () => {
         if (!queue.delete(place)) return false;
+        if (queue === this.#calls) this.#turns.get(caller)!.delete(place);
         signal?.removeEventListener('abort', onAbort);
         onCount(-1);
         return true;
       };
       const onAbort = () => {
         if (!leave()) return;
+        this.#forgetIfDone(caller);
         reject(cancelled(server, 'the wait for an instance'));
         onGivenUp();
       };
@@ -90,16 +125,19 @@ export class WaitingLine {
         purpose,
         sinceMs: clock.now(),
         onWaiting,
-        grant(lease) {
+        grant: (lease) => {
           leave();
+          this.#endTurn(caller);
           resolve(lease);
         },
-        refuse(error) {
+        refuse: (error) => {
           leave();
+          this.#forgetIfDone(caller);
           reject(error);
         },
       };
       queue.add(place);
+      if (queue === this.#calls) this.#joinTurn(caller, place);
       onCount(1);
       signal?.addEventListener('abort', onAbort, { once: true });
       if (this.#note !== undefined) onWaiting?.(this.#note);
@@ -131,6 +169,24 @@ export class WaitingLine {
   close(): void {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
+  }
+
+  #joinTurn(caller: string | undefined, place: Place): void {
+    const turn = this.#turns.get(caller);
+    if (turn) turn.add(place);
+    else this.#turns.set(caller, new Set([place]));
+  }
+
+  /** The next one's turn: this caller's comes again after everybody's. */
+  #endTurn(caller: string | undefined): void {
+    const turn = this.#turns.get(caller);
+    if (!turn) return;
+    this.#turns.delete(caller);
+    if (turn.size > 0) this.#turns.set(caller, turn);
+  }
+
+  #forgetIfDone(caller: string | undefined): void {
+    if (this.#turns.get(caller)?.size === 0) this.#turns.delete(caller);
   }
 
   #all(): Place[] {

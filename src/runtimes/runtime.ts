@@ -93,7 +93,10 @@ export interface Instance {
   /** The last lines of stderr, bounded; complete once `ended`. */
   stderrTail(): string[];
 
+  /** CPU in percent of one CPU, since it was asked last. */
   stats(): Promise<{ memoryBytes: number; cpuPercent: number }>;
+  /** Whether the engine says that it is frozen, by whomever; undefined: it does not say. */
+  readonly isFrozen?: boolean | undefined;
   /** Freezes: no CPU, memory kept. Doing it twice is done once. */
   pause(): Promise<void>;
   resume(): Promise<void>;
@@ -107,6 +110,8 @@ export interface Exit {
   code?: number;
   signal?: string;
   outOfMemory?: boolean;
+  /** What it ran on went away, and nobody knows how it ended. */
+  isHostLost?: boolean;
   /** What stderr tells an experienced reader (a read-only path, a missing module), as a next step. */
   hint?: string;
 }
