@@ -187,6 +187,43 @@ describe('what an entry loosens or tightens', () => {
     }
   });
 
+  it.skipIf(isPodman)(
+    'runtime: the OCI runtime that runs it; one that the engine does not know is named',
+    async () => {
+      const { details, stop } = await inspected({ ociRuntime: 'runc' });
+      expect(details.HostConfig.Runtime).toBe('runc');
+      await stop();
+      await expect(test.start(fixtureServer('odd', { ociRuntime: 'no-such-runtime' }))).rejects.toMatchObject(
+        {
+          code: 'start_failed',
+          message: expect.stringContaining('has no OCI runtime no-such-runtime'),
+          hint: expect.stringContaining('docker info lists its runtimes'),
+        },
+      );
+    },
+  );
+
+  it('a network that goes is noticed by the next start, which says so', async () => {
+    const name = `mcp-test-${process.pid}`;
+    const network = await engine.createNetwork({ Name: name });
+    try {
+      const server = fixtureServer('moved', { network: name });
+      await (await test.start(server)).instance.stop({ graceMs: 2_000 });
+      await (await test.start(server)).instance.stop({ graceMs: 2_000 });
+      await network.remove();
+      await until(
+        () =>
+          test.runtime.prepare(server, {}).then(
+            () => false,
+            (error) => error.code === 'network_missing',
+          ),
+        'the network is missed',
+      );
+    } finally {
+      await network.remove().catch(() => {});
+    }
+  });
+
   it('a network that is not there is named', async () => {
     await expect(
       test.start(fixtureServer('elsewhere', { network: 'no-such-network' })),

@@ -70,7 +70,7 @@ export function startError(server: ContainerServer, image: ImageFacts, error: un
       details('Set `user` to a number such as 1000:1000, or leave it out.'),
     );
   }
-  if (/unknown or invalid runtime|runtime name/i.test(text)) {
+  if (/unknown (?:or invalid )?runtime|runtime name/i.test(text)) {
     return new GatewayError(
       'start_failed',
       `Server ${server.name}: the engine has no OCI runtime ${server.ociRuntime}: ${text}`,
