@@ -200,7 +200,8 @@ const common = {
     .optional()
     .meta({ description: 'Of exposed names, `<prefix>__<name>`; the server’s name unless set.' }),
   isolation: z.enum(['shared', 'session']).optional().meta({
-    description: 'shared unless stateful or interactive; session: an instance for each client session.',
+    description:
+      'shared unless stateful or interactive; session: an instance for each client session. Clients of 2026-07-28 have no session: each name in the header Mcp-Gateway-Client has an instance, those without one share theirs.',
   }),
   stateful: z
     .boolean()
