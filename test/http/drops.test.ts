@@ -52,14 +52,15 @@ describe('a modern client that goes away', () => {
 
   it('while it queues leaves the queue, and is never called', async () => {
     const before = await cancellations('everything');
-    const running = modernCall('everything', 'sleep', { ms: 400 });
+    const running = modernCall('everything', 'sleep', { ms: 1000 });
     await until(() => held('everything') === 1);
     const counted = modernCall('everything', 'counter', {});
     await until(() => status('everything').waiting === 1);
     counted.drop();
     await until(() => status('everything').waiting === 0);
+    expect(running.isOver).toBe(false);
     await running.ended;
-    expect(running.messages.at(-1).result.content[0].text).toBe('slept 400 ms');
+    expect(running.messages.at(-1).result.content[0].text).toBe('slept 1000 ms');
     await isFree('everything');
     const { answer } = await new ModernClient(gateway, '/everything/mcp').call('counter');
     expect(answer.result.content[0].text).toBe('1');

@@ -44,6 +44,8 @@ export interface Step {
 export interface Schedule {
   /** Of each client. */
   eras: ('legacy' | 'modern')[];
+  /** At which each legacy client begins; null: it never says. */
+  levels?: (string | null)[];
   steps: Step[];
 }
 
@@ -201,7 +203,7 @@ class World implements AsyncDisposable {
   readonly clients: ModelClient[];
   readonly crashes: number[] = [];
   readonly touches: { of: number; isSure: boolean }[] = [];
-  readonly #schedule: Schedule;
+  readonly schedule: Schedule;
   readonly #tamper: Tamper | undefined;
   readonly #trace: Trace | undefined;
   readonly #changesLists: boolean;
@@ -214,7 +216,7 @@ class World implements AsyncDisposable {
     this.#trace = trace;
     this.gateway = gateway;
     this.server = server;
-    this.#schedule = schedule;
+    this.schedule = schedule;
     this.#tamper = tamper;
     this.clients = schedule.eras.map((era, index) =>
       era === 'legacy' ? new LegacyClient(this, index) : new ModernModelClient(this, index),
@@ -225,7 +227,7 @@ class World implements AsyncDisposable {
     await this.#openStranger();
     await Promise.all(this.clients.map((client) => client.open()));
     this.#trace?.note('schedule', '');
-    for (const { who, gapMs, action } of this.#schedule.steps) {
+    for (const { who, gapMs, action } of this.schedule.steps) {
       await pause(gapMs);
       this.#work.push(this.#do(this.clients[who]!, action));
     }
@@ -527,7 +529,8 @@ abstract class ModelClient {
     // An instance that was just started may change before it knows who wants to hear of it.
     if (world.crashes.length > 0) return;
     const sure = touches.filter(({ isSure }) => isSure).length;
-    const expected = this.hearsAll ? sure : Math.min(sure, 1);
+    // What a legacy client has missed waits for it; for a modern one nothing does.
+    const expected = this.hearsAll ? sure : this.era === 'legacy' ? Math.min(sure, 1) : 0;
     if (this.updates.length < expected)
       this.#fault(`got ${this.updates.length} updates, at least ${expected} were to come`);
   }
@@ -614,6 +617,8 @@ class LegacyClient extends ModelClient {
     this.#session = String(begun.headers['mcp-session-id']);
     await this.#exchange({ body: { jsonrpc: '2.0', method: 'notifications/initialized' } }).ended;
     await this.#listen();
+    const level = this.world.schedule.levels?.[this.index] ?? null;
+    if (level !== null) await this.setLevel(level);
     if (this.world.server.tools.touch) {
       await this.#request('resources/subscribe', { uri: ownUri(this.index) });
     }
