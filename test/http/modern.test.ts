@@ -455,4 +455,27 @@ describe('a listen stream', () => {
     adas.close();
     bobs.close();
   });
+
+  it('goes on with the next instance of a client, and of a shared server', async () => {
+    const uri = 'test://static-text';
+    for (const [server, headers] of [
+      ['own', { 'mcp-gateway-client': 'carl' }],
+      ['plain', {}],
+      ['modern', {}],
+    ] as const) {
+      const client = new ModernClient(gateway, `/${server}/mcp`, {}, headers);
+      const { messages, close } = await client.open('subscriptions/listen', {
+        notifications: { resourceSubscriptions: [uri] },
+      });
+      await until(() => messages.length === 1);
+      await client.call('touch_resource', { uri });
+      await until(() => messages.length === 2);
+      await gateway.app.fleet.stop(server);
+      await until(async () => {
+        await client.call('touch_resource', { uri });
+        return messages.length > 2;
+      });
+      close();
+    }
+  });
 });
