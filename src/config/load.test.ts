@@ -714,6 +714,7 @@ describe('a valid file', () => {
             retry: 'never',
             image: 'x',
             build: undefined,
+            compileCache: false,
             command: undefined,
             entrypoint: undefined,
             workingDir: undefined,

@@ -74,6 +74,7 @@ export function resolveServer(written: WrittenServer, context: ServerContext): S
         type: 'docker',
         image: written.image,
         build: resolveBuild(written.build, context),
+        compileCache: written.compile_cache,
       };
     case 'template':
       return {

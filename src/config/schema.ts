@@ -305,6 +305,10 @@ export const dockerServerSchema = z.strictObject({
   }),
   command: command().optional().meta({ description: 'Arguments after the image’s ENTRYPOINT.' }),
   working_dir: text().optional().meta({ description: 'Inside the container; the image’s own unless set.' }),
+  compile_cache: z.boolean().default(false).meta({
+    description:
+      'For programs of Node: run once, without its variables and without a network, to bake what Node compiles into a layer on top of the image.',
+  }),
   ...common,
   ...container,
 });
@@ -575,6 +579,7 @@ export interface DockerServer extends ContainerServer {
   image: string | undefined;
   /** `context` is an absolute path. */
   build: { context: string; dockerfile: string; args: Record<string, string> } | undefined;
+  compileCache: boolean;
 }
 
 export interface TemplateServer extends ContainerServer {

@@ -33,6 +33,7 @@ export function fixtureServer(name: string, changes: Partial<DockerServer> = {})
     type: 'docker',
     image: 'mcp-fixtures',
     build: { context: fixtures, dockerfile: 'Dockerfile', args: {} },
+    compileCache: false,
     ...containerServer(name),
     command: ['node', 'tiny.mjs'],
     network: 'none',

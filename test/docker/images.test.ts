@@ -268,6 +268,74 @@ async function loadForeign(name: string, architecture: string): Promise<void> {
   await new Promise((resolve) => engine.modem.followProgress(stream, resolve));
 }
 
+describe('compile_cache', () => {
+  /** A server of two modules. */
+  const files = {
+    'lib.mjs': `export const answer = (id) => ({ jsonrpc: '2.0', id, result: { tools: [] } });\n`,
+    'server.mjs': `import { createInterface } from 'node:readline';
+import { answer } from './lib.mjs';
+for await (const line of createInterface({ input: process.stdin })) {
+  const { id } = JSON.parse(line);
+  if (id !== undefined) console.log(JSON.stringify(answer(id)));
+}
+`,
+  };
+  const hits = 'NODE_DEBUG_NATIVE=COMPILE_CACHE node server.mjs </dev/null 2>&1 | grep -c "was accepted"';
+
+  async function compiled(name: string, changes: Parameters<typeof fixtureServer>[1] = {}) {
+    await write({
+      ...files,
+      Dockerfile: `FROM mcp-fixtures\nWORKDIR /srv\nCOPY *.mjs ./\nENTRYPOINT []\nCMD ["node", "server.mjs"]\n`,
+    });
+    const server = built({ name, command: undefined, compileCache: true, ...changes });
+    return { server, running: await test.start(server) };
+  }
+
+  it('is filled by one run at build time, found by the server, and closed to it', async () => {
+    const { server, running } = await compiled('compiled');
+    expect((await running.shell(hits)).output).toBe('2');
+    const { output } = await running.shell('ls -ld /.mcp-gateway/compile-cache; id -u');
+    expect(output).toMatch(/^dr-xr-xr-x .* root .*\s65534$/s);
+    await running.handshake();
+    await running.instance.stop({ graceMs: 2_000 });
+
+    const { digest } = await test.runtime.prepare(server, {});
+    await write({ 'lib.mjs': `${files['lib.mjs']}export const more = 1;\n` });
+    expect((await test.runtime.prepare(server, {})).digest).not.toBe(digest);
+    const changed = await test.start(server);
+    expect((await changed.shell(hits)).output).toBe('2');
+    await changed.instance.stop({ graceMs: 2_000 });
+  });
+
+  it('cannot be written by a server that is root on a writable root either', async () => {
+    const { running } = await compiled('root', { user: '0:0', readOnly: false });
+    expect((await running.shell(hits)).output).toBe('2');
+    const cache = '/.mcp-gateway/compile-cache';
+    expect((await running.shell(`touch ${cache}/x || chmod 777 ${cache} || echo no`)).output).toMatch(/no$/);
+    await running.instance.stop({ graceMs: 2_000 });
+  });
+
+  it('of a server that does not run without its variables is no reason to refuse it', async () => {
+    const needy = "if (!process.env.TOKEN) process.exit(1); await import('/srv/server.mjs')";
+    const { running } = await compiled('needy', {
+      command: ['node', '-e', needy],
+      env: { TOKEN: 'given' },
+    });
+    expect(await running.handshake()).toMatchObject({ result: {} });
+    await running.instance.stop({ graceMs: 2_000 });
+  });
+
+  it('of an image without Node says so', async () => {
+    await write({ Dockerfile: 'FROM scratch\nCOPY Dockerfile /\n' });
+    await expect(
+      test.runtime.prepare(built({ name: 'other', command: ['/x'], compileCache: true }), {}),
+    ).rejects.toMatchObject({
+      code: 'build_failed',
+      hint: expect.stringContaining('leave it out'),
+    });
+  });
+});
+
 describe('an image without `build`', () => {
   it('that is neither here nor in a registry says why and what to do', async () => {
     const server = fixtureServer('absent', { image: 'mcp-gateway-test.invalid/absent:1', build: undefined });

@@ -143,10 +143,8 @@ export class DockerRuntime implements Runtime {
     let user = choose(found?.user ?? '');
     if (!image) {
       image = await this.#template(engine, server as TemplateServer, user, targets, options);
-    } else if (targets.length > 0 && server.type === 'docker' && server.build) {
-      const facts = image;
-      const tag = server.image ?? `mcp-${server.name}`;
-      image = await this.#images.withMountPoints(engine, server, { tag, facts }, user, targets, options);
+    } else if (server.type === 'docker') {
+      image = await this.#layered(engine, server, image, user, targets, options);
     }
     if (user.spec === undefined) user = choose(image.user);
     return {
@@ -158,6 +156,23 @@ export class DockerRuntime implements Runtime {
       caSource: caSource?.source,
       isOurs: server.type === 'template' || server.build !== undefined,
     };
+  }
+
+  /** A docker server's image with what its entry and its volumes want on top. */
+  async #layered(
+    engine: Engine,
+    server: DockerServer,
+    facts: ImageFacts,
+    user: ChosenUser,
+    volumeTargets: string[],
+    options: PrepareOptions,
+  ): Promise<ImageFacts> {
+    let image = { tag: server.image ?? `mcp-${server.name}`, facts };
+    if (server.compileCache) {
+      image = await this.#images.withCompileCache(engine, server, image, user, options);
+    }
+    if (volumeTargets.length === 0 || !server.build) return image.facts;
+    return this.#images.withMountPoints(engine, server, image, user, volumeTargets, options);
   }
 
   async #template(

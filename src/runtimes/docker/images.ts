@@ -10,6 +10,7 @@ import { printable } from '../../base/printable.ts';
 import { replaceFile } from '../../base/replace-file.ts';
 import type { ContainerServer, DockerServer, GatewayConfig } from '../../config/schema.ts';
 import type { PrepareOptions, PrepareProgress } from '../runtime.ts';
+import { warmUpArgument, warmUpScript } from '../templates/warm-up.ts';
 import { BuildContexts, packedDockerfile, packInMemory } from './build-context.ts';
 import { type ChosenUser, labels, proxyVariables } from './create-options.ts';
 import { type Engine, EngineError } from './engine.ts';
@@ -26,10 +27,17 @@ export interface ImageFacts {
   /** `USER`, empty for root. */
   user: string;
   entrypoint: string[];
+  command: string[];
   stopSignal: string;
   os: string;
   architecture: string;
   labels: Record<string, string>;
+}
+
+/** An image and one of its names. */
+export interface NamedImage {
+  tag: string;
+  facts: ImageFacts;
 }
 
 /** Something to be built. */
@@ -41,6 +49,8 @@ export interface Recipe {
   /** The Dockerfile's name in what is packed. */
   dockerfile: string;
   args: Record<string, string>;
+  /** Unless it is the engine's own. */
+  network?: 'none';
   step: PrepareProgress['step'];
   /** Where it comes from, for a person. */
   origin: string;
@@ -123,11 +133,54 @@ export class Images {
     );
   }
 
+  /**
+   * The same image with what Node compiles of the server's program, which nobody can write. It is run for that, so it gets no network
+   * and none of its variables.
+   */
+  async withCompileCache(
+    engine: Engine,
+    server: DockerServer,
+    image: NamedImage,
+    user: ChosenUser,
+    options: PrepareOptions,
+  ): Promise<NamedImage> {
+    const { entrypoint, command, user: imageUser } = image.facts;
+    const folder = '/.mcp-gateway';
+    const cache = `${folder}/compile-cache`;
+    const program = server.entrypoint
+      ? [...server.entrypoint, ...(server.command ?? [])]
+      : [...entrypoint, ...(server.command ?? command)];
+    const argument = warmUpArgument({ user: user.text, command: program, folder: server.workingDir, cache });
+    const files = [{ name: 'warm-up.cjs', content: warmUpScript }];
+    const lines = [
+      `FROM ${image.tag}`,
+      'USER 0',
+      `COPY warm-up.cjs ${folder}/`,
+      // Without a shell: not every image has one.
+      `RUN ${JSON.stringify(['node', `${folder}/warm-up.cjs`, argument])}`,
+      `ENV NODE_COMPILE_CACHE=${cache}`,
+      `USER ${imageUser || '0'}`,
+    ];
+    const digest = digestOf([image.facts.id, lines, files]);
+    const tag = `mcp-gateway-compiled:${digest.slice(0, 16)}`;
+    const recipe: Recipe = {
+      tag,
+      digest,
+      pack: () => packInMemory(`${lines.join('\n')}\n`, files),
+      dockerfile: packedDockerfile,
+      args: {},
+      network: 'none',
+      step: 'build',
+      origin: `${image.tag} with Node’s compile cache`,
+    };
+    return { tag, facts: await this.built(engine, server, recipe, options) };
+  }
+
   /** The same image with the mount points of named volumes, owned by the server's user: a fresh volume takes them over. */
   async withMountPoints(
     engine: Engine,
     server: ContainerServer,
-    image: { tag: string; facts: ImageFacts },
+    image: NamedImage,
     user: ChosenUser,
     targets: string[],
     options: PrepareOptions,
@@ -189,6 +242,7 @@ export class Images {
         id: found.Id,
         user: config.User ?? '',
         entrypoint: [config.Entrypoint ?? []].flat(),
+        command: config.Cmd ?? [],
         stopSignal: config.StopSignal || 'SIGTERM',
         os: found.Os,
         architecture: found.Architecture,
@@ -340,6 +394,7 @@ export class Images {
         labels: { [labels.managed]: 'true', [labels.sources]: recipe.digest },
         rm: true,
         forcerm: true,
+        ...(recipe.network && { networkmode: recipe.network }),
         ...(server.platform && { platform: server.platform }),
       };
       const context = await recipe.pack();
@@ -474,6 +529,9 @@ function buildHint(message: string, current: string, output: string[]): string {
     /requires BuildKit|unknown flag: mount|--mount|unknown instruction: .*(<<|EOF)|heredoc/i.test(message)
   ) {
     return 'This Dockerfile needs BuildKit: build it with `docker build -t <image> <folder>` and leave `build` out of servers.yaml, or write it without BuildKit’s extensions.';
+  }
+  if (/"?node"?: executable file not found/i.test(message) && /warm-up\.cjs/.test(current)) {
+    return 'compile_cache is for images that have Node in their PATH: leave it out.';
   }
   const last = output.filter((line) => !/^(Step |\s*--->|-->|Removing intermediate)/i.test(line)).slice(-3);
   return last.length > 0

@@ -4,10 +4,9 @@ import path from 'node:path';
 import { abortable, SingleFlight, within } from '../../base/async.ts';
 import { GatewayError, messageOf, systemCodeOf } from '../../base/errors.ts';
 import { replaceFile } from '../../base/replace-file.ts';
+import { warmUpArgument, warmUpScript } from './warm-up.ts';
 
 const registryLimitMs = 15_000;
-/** One that answers neither the handshake nor the end of its stdin is killed; its cache is written all the same. */
-const warmUpLimitMs = 15_000;
 /** npm's own rules: what a package or a version cannot contain cannot end up in a command line either. */
 const packagePattern = /^(?:@[a-z0-9~*-][a-z0-9._~*-]*\/)?[a-z0-9~-][a-z0-9._~-]*$/i;
 const versionPattern = /^\d+\.\d+\.\d+(?:[-+.][0-9A-Za-z.+-]*)?$/;
@@ -41,7 +40,8 @@ export interface NpmRecipe {
 export function npmRecipe(npm: NpmPackage, options: NpmRecipeOptions): NpmRecipe {
   const { user, volumeTargets, caCertificates } = options;
   const install = `${npm.package}@${npm.version}`;
-  const uid = user.split(':')[0]!;
+  const cache = '/app/.compile-cache';
+  const warmUp = warmUpArgument({ user, command: ['node', '/app/server'], folder: undefined, cache });
   const lines = [
     'ARG NODE_IMAGE=node:26-bookworm-slim',
     'FROM $NODE_IMAGE',
@@ -53,8 +53,8 @@ export function npmRecipe(npm: NpmPackage, options: NpmRecipeOptions): NpmRecipe
     `RUN npm install --omit=dev --no-audit --no-fund --no-update-notifier --fetch-retry-mintimeout=1000 ${shellQuote(install)} && rm -rf /root/.npm`,
     'COPY *.cjs /app/',
     `RUN node link-bin.cjs ${shellQuote(npm.package)} ${shellQuote(npm.bin ?? '')} && chmod -R a+rX /app`,
-    'ENV NODE_COMPILE_CACHE=/app/.compile-cache',
-    `RUN node warm-up.cjs ${shellQuote(uid)}`,
+    `RUN node warm-up.cjs ${shellQuote(warmUp)}`,
+    `ENV NODE_COMPILE_CACHE=${cache}`,
   ];
   for (const target of volumeTargets) {
     lines.push(`RUN mkdir -p ${shellQuote(target)} && chown ${shellQuote(user)} ${shellQuote(target)}`);
@@ -64,7 +64,7 @@ export function npmRecipe(npm: NpmPackage, options: NpmRecipeOptions): NpmRecipe
   const dockerfile = `${lines.join('\n')}\n`;
   const files = [
     { name: 'link-bin.cjs', content: linkBin },
-    { name: 'warm-up.cjs', content: warmUp },
+    { name: 'warm-up.cjs', content: warmUpScript },
     ...(caCertificates ? [{ name: 'ca.pem', content: caCertificates }] : []),
   ];
   const hash = createHash('sha256')
@@ -108,52 +108,6 @@ if (shebang.startsWith('#!') && !/\\bnode\\b/.test(shebang)) {
   process.exit(1);
 }
 symlinkSync(path.relative('/app', file), '/app/server');
-`;
-
-/**
- * Lets the server handle one handshake and its lists, so that Node writes the compiled code down. Node looks for it in a
- * folder named for its version and its user, hence the links. A server that needs more than it has here is no failure.
- */
-const warmUp = `
-const { spawn } = require('node:child_process');
-const { existsSync, readdirSync, symlinkSync, writeFileSync } = require('node:fs');
-const cache = process.env.NODE_COMPILE_CACHE;
-writeFileSync('/tmp/flush.cjs', "const { flushCompileCache } = require('node:module');" +
-  "process.on('SIGTERM', () => { flushCompileCache(); process.exit(0); });");
-const child = spawn(process.execPath, ['--require', '/tmp/flush.cjs', '/app/server'], { stdio: ['pipe', 'pipe', 'ignore'], env: { ...process.env, HOME: '/tmp' } });
-const send = (message) => child.stdin.write(JSON.stringify({ jsonrpc: '2.0', ...message }) + '\\n');
-child.stdin.on('error', () => {});
-let seen = '';
-let step = 0;
-const finish = () => { child.stdin.end(); setTimeout(() => child.kill('SIGTERM'), 500).unref(); setTimeout(() => child.kill('SIGKILL'), 3000).unref(); };
-child.stdout.on('data', (chunk) => {
-  seen = (seen + chunk).slice(-1000000);
-  if (step === 0 && /"id":\\s*1\\b/.test(seen)) {
-    step = 1;
-    send({ method: 'notifications/initialized' });
-    send({ id: 2, method: 'tools/list' });
-  } else if (step === 1 && /"id":\\s*2\\b/.test(seen)) {
-    step = 2;
-    finish();
-  }
-});
-send({ id: 1, method: 'initialize', params: { protocolVersion: '2025-11-25', capabilities: {}, clientInfo: { name: 'build', version: '1' } } });
-const limit = setTimeout(finish, ${warmUpLimitMs});
-child.on('exit', () => {
-  clearTimeout(limit);
-  const uid = process.argv[2];
-  if (existsSync(cache)) {
-    for (const entry of readdirSync(cache)) {
-      if (!entry.endsWith('-0')) continue;
-      for (const user of new Set([uid, '1000', '65534'])) {
-        const link = cache + '/' + entry.slice(0, -1) + user;
-        if (/^\\d+$/.test(user) && !existsSync(link)) symlinkSync(entry, link);
-      }
-    }
-  }
-  require('node:child_process').execFileSync('chmod', ['-R', 'a+rX', '/app']);
-  process.exit(0);
-});
 `;
 
 export interface NpmVersionsOptions {
