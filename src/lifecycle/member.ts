@@ -122,6 +122,8 @@ export class Member implements Candidate {
   isSpare: boolean;
   /** Its thaw is overdue. */
   isSlow = false;
+  /** Something else would be started now. */
+  isOutdated = false;
   /** Open leases of calls. */
   calls = 0;
   /** Open leases beside calls, which take no place: they hold it, and count as use. */
@@ -634,7 +636,8 @@ export class Member implements Candidate {
 
   /** Goes without a word, unless calls are in flight on it, which only time can end. */
   #replace(error: unknown): void {
-    this.#leave(error === outdated ? 'drain' : 'crash');
+    this.isOutdated = error === outdated;
+    this.#leave(this.isOutdated ? 'drain' : 'crash');
     if (this.leases > 0) return;
     this.#connection.close(asGatewayError(error, this.#options.server.name));
     void this.#stop(0);

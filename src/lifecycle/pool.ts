@@ -688,6 +688,7 @@ export class Pool implements StandbyServer {
       onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
         remove(member);
+        if (member.isOutdated) this.spares.dropLike(member);
         if (reason === 'crash') this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, reason);
         this.#serve(group);

@@ -87,6 +87,11 @@ export class Spares {
     if (last) this.#end(last);
   }
 
+  /** One that was just taken has turned out to be outdated: so are those that run the same. */
+  dropLike({ digest }: Member): void {
+    for (const spare of this.#spares.filter((one) => one.digest === digest)) this.#end(spare);
+  }
+
   #end(spare: Member): void {
     // A start that is ended says so in a moment; nobody is to count on it until then.
     this.#remove(spare);

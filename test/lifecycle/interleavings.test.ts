@@ -126,9 +126,11 @@ async function play(
       },
     },
   );
-  const max = settings.pool?.max ?? 1;
+  const { max = 1, standby = 0 } = settings.pool ?? {};
+  const canFreeze = standby > 0 || settings.pauseAfterMs !== undefined;
   const isSession = serverOf('a', settings).isolation === 'session';
   const limitOf = (name: string) => (asking.has(name) && !isSession ? 1 : (settings.concurrency ?? 8));
+  fleet.start();
   const leases: Lease[] = [];
   const aborts: AbortController[] = [];
   const unsettled = new Set<number>();
@@ -143,17 +145,22 @@ async function play(
   const check = () => {
     for (const name of names) {
       const alive = runtime.running.filter(({ server }) => server.name === name);
-      if (!isSession) expect(alive.length, `copies of ${name}`).toBeLessThanOrEqual(max);
       const status = fleet.status(name);
+      // Beside those that work there are spares, and what does not come back from being frozen.
+      const copies = canFreeze ? alive.filter(({ isPaused, wasStopped }) => !isPaused && !wasStopped) : alive;
+      if (!isSession) expect(copies.length, `copies of ${name}`).toBeLessThanOrEqual(max + standby);
+      const working = status.instances.filter(({ state, isStandby }) => state === 'ready' && !isStandby);
+      if (!isSession) expect(working.length, `members of ${name}`).toBeLessThanOrEqual(max);
+      const spares = status.instances.filter(({ isStandby, state }) => isStandby && state !== 'draining');
+      expect(spares.length, `spares of ${name}`).toBeLessThanOrEqual(standby);
+      for (const { leases } of spares) expect(leases, 'a lease on a spare').toBe(0);
       for (const { id, state } of status.instances) {
         // Truthful: what is said to be there is there.
         if (state === 'ready' || state === 'paused')
           expect(alive.map((instance) => instance.name)).toContain(id);
       }
       if (isSession || status.waiting === 0) continue;
-      const free = status.instances.filter(
-        ({ state, leases }) => state === 'ready' && leases < limitOf(name),
-      );
+      const free = working.filter(({ leases }) => leases < limitOf(name));
       const ready = free.filter(({ id }) => !alive.find((instance) => instance.name === id)?.isPausing);
       expect(ready, 'free beside a queue').toEqual([]);
     }
@@ -272,8 +279,13 @@ async function play(
       expect(leases, 'a lease that was never closed').toBe(0);
   }
   await clock.pass(400_000);
-  const kept = isSession ? runtime.running.length : 0;
+  const all = names.flatMap((name) => fleet.status(name).instances);
+  const spares = all.filter(({ isStandby }) => isStandby).length;
+  const kept = isSession ? runtime.running.length : spares;
   expect(runtime.running.length, 'instances that should rest').toBe(kept);
+  // A modern server that dies in its handshake may have been another one: then its era is to be found out first.
+  const isKnown = eras.known === 'legacy' && eras.spoken === 'legacy';
+  if (isKnown && gateway.maxInstances === undefined) expect(spares).toBe(standby * names.length);
   await fleet.close();
   expect(runtime.running).toEqual([]);
   expect(clock.pending, 'timers').toBe(0);
@@ -306,6 +318,24 @@ describe('whatever the order of events', () => {
     ],
     ['the modern era to be found out, freezing', { pauseAfterMs: 1000 }, {}, unknown('modern')],
     ['the modern era, memory that matters', { stateful: true }, {}, { known: 'modern', spoken: 'modern' }],
+    ['a spare', { pool: { standby: 1 } }, {}],
+    ['two spares and two instances', { concurrency: 1, pool: { max: 2, standby: 2 } }, {}],
+    ['a spare, freezing', { concurrency: 1, pauseAfterMs: 1000, pool: { standby: 1 } }, {}],
+    ['spares and room for two instances of both servers', { pool: { standby: 2 } }, { maxInstances: 2 }],
+    ['spares and an instance for each session', { isolation: 'session', pool: { standby: 1 } }, {}],
+    [
+      'spares and an instance for each session, and room for two',
+      { isolation: 'session', pauseAfterMs: 1000, pool: { standby: 1 } },
+      { maxInstances: 2 },
+    ],
+    ['spares and memory that matters', { stateful: true, pool: { standby: 1 } }, {}],
+    ['spares, an era to be found out', { pool: { standby: 1 } }, {}, unknown('legacy')],
+    [
+      'spares of the modern era',
+      { concurrency: 1, pool: { max: 2, standby: 1 } },
+      {},
+      { known: 'modern', spoken: 'modern' },
+    ],
     ['an era that has changed', {}, {}, { known: 'modern', spoken: 'legacy' }],
   ];
   it.each(cases)(

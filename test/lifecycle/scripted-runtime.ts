@@ -31,6 +31,8 @@ export interface Script {
   pause?(instance: ScriptedInstance): Promise<void>;
   resume?(instance: ScriptedInstance): Promise<void>;
   stop?(instance: ScriptedInstance, graceMs: number): Promise<void>;
+  /** What an instance uses; 1 kB unless given. */
+  memoryBytes?(instance: ScriptedInstance): number;
   /** What the handshake is answered with. */
   capabilities?: Record<string, unknown>;
 }
@@ -113,6 +115,10 @@ export class ScriptedInstance implements Instance {
   isPaused = false;
   isPausing = false;
   wasStopped = false;
+  /** What the engine says, where it says it. */
+  isFrozen: boolean | undefined;
+  /** How often it was asked what it uses. */
+  measured = 0;
   readonly #runtime: ScriptedRuntime;
   readonly #options: StartOptions;
   readonly #ended: Deferred<void> = deferred();
@@ -264,7 +270,8 @@ export class ScriptedInstance implements Instance {
   }
 
   async stats() {
-    return { memoryBytes: 1024, cpuPercent: 0 };
+    this.measured += 1;
+    return { memoryBytes: this.#runtime.script.memoryBytes?.(this) ?? 1024, cpuPercent: 12.34 };
   }
 
   async pause(): Promise<void> {
@@ -281,6 +288,7 @@ export class ScriptedInstance implements Instance {
   async resume(): Promise<void> {
     await this.#runtime.script.resume?.(this);
     this.isPaused = false;
+    if (this.isFrozen) this.isFrozen = false;
   }
 
   async stop({ graceMs }: { graceMs: number }): Promise<void> {
