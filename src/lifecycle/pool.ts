@@ -196,6 +196,11 @@ export class Pool implements StandbyServer {
     const loss = this.#memory.takeLoss(caller);
     if (loss) throw loss;
     const lease = await this.#leaseFrom(this.#groupOf(affinity), 'call', options);
+    const lossMeanwhile = this.#memory.takeLoss(caller);
+    if (lossMeanwhile) {
+      lease.release();
+      throw lossMeanwhile;
+    }
     if (!this.#options.isEnded(caller)) this.#memory.hold(caller);
     return lease;
   }
