@@ -10,14 +10,16 @@ import type { PoolStatus } from '../lifecycle/fleet.ts';
 import type { Outcome } from '../lifecycle/lease.ts';
 import { isObject, type Params, parseMessage } from '../protocol/jsonrpc.ts';
 import { isJson, readBody } from './body.ts';
-import { problemOf, problemType } from './problem.ts';
+import { problemOf, problemType, retryAfter } from './problem.ts';
 
 /** What the REST routes need of the fleet. */
 export interface ApiFleet {
   /** What is true now; never waits. */
   status(server: string): PoolStatus;
-  /** Reads how much memory a server's instances use; `status` has it then. */
+  /** Reads what a server's instances use; `status` has it then. */
   measure(server: string): Promise<void>;
+  /** What all spares use, as far as that is known. */
+  readonly standbyBytes: number;
 }
 
 /** What the REST routes need of the catalog. */
@@ -106,9 +108,10 @@ export function createApi(options: ApiOptions): Hono<Env> {
   api.get('/health/ready', (c) =>
     options.isReady() ? c.json({ status: 'ok' }) : c.json({ status: 'draining' }, 503),
   );
-  api.get('/servers', async (c) =>
-    c.json({ servers: await Promise.all([...config.servers.values()].map(describe)) }),
-  );
+  api.get('/servers', async (c) => {
+    const servers = await Promise.all([...config.servers.values()].map(describe));
+    return c.json({ servers, standby_memory: fleet.standbyBytes });
+  });
   api.get('/servers/:server', async (c) => c.json(await describe(serverOf(c.req.param('server')))));
   api.get('/servers/:server/logs', async (c) => {
     const server = serverOf(c.req.param('server'));
@@ -187,7 +190,7 @@ export function problem(error: unknown, headers: Record<string, string> = {}): R
   const body = problemOf(error);
   return new Response(JSON.stringify(body), {
     status: body.status,
-    headers: { 'content-type': problemType, ...headers },
+    headers: { 'content-type': problemType, ...retryAfter(body), ...headers },
   });
 }
 
@@ -222,6 +225,9 @@ function viewOf(server: ServerConfig, sandbox: string | undefined, pool: PoolSta
       leases: instance.leases,
       started_at: new Date(instance.startedAtMs).toISOString(),
       memory: instance.memoryBytes,
+      // Of one CPU, in percent.
+      cpu: instance.cpuPercent === undefined ? undefined : Math.round(instance.cpuPercent * 10) / 10,
+      standby: instance.isStandby || undefined,
     })),
     waiting: pool.waiting,
     catalog: status.state,

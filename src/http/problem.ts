@@ -33,6 +33,12 @@ export function problemOf(thrown: unknown): Problem {
   };
 }
 
+/** When to come back, as a header, where an error's data say so (RFC 9110, section 10.2.3). */
+export function retryAfter(data: unknown): Record<string, string> {
+  const seconds = (data as { retryAfterSeconds?: unknown } | null | undefined)?.retryAfterSeconds;
+  return Number.isInteger(seconds) ? { 'retry-after': String(seconds) } : {};
+}
+
 function titleOf({ code }: GatewayError): string {
   const words = code.replaceAll('_', ' ');
   return words[0]!.toUpperCase() + words.slice(1);

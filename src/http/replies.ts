@@ -5,6 +5,7 @@ import type { Stream } from '../gateway/conversation.ts';
 import { failureOf } from '../gateway/failure.ts';
 import type { Reply } from '../gateway/gateway.ts';
 import { type Message, serialise } from '../protocol/jsonrpc.ts';
+import { retryAfter } from './problem.ts';
 import type { EventStream, Replays } from './replay.ts';
 import { type StreamKeeper, sseHeaders } from './sse.ts';
 
@@ -139,7 +140,7 @@ export class PostStream implements Stream, Waiting {
       return;
     }
     const text = isBatch ? `[${replies.map(textOf).join(',')}]` : textOf(replies[0]!);
-    if (!outgoing.headersSent) writeJsonHead(outgoing, status, text);
+    if (!outgoing.headersSent) writeJsonHead(outgoing, status, text, isBatch ? undefined : replies[0]);
     keeper.end(outgoing, text, this.#session?.id);
   }
 
@@ -223,16 +224,18 @@ export function textOf(reply: Reply | Message): string {
   }
 }
 
-function writeJsonHead(outgoing: ServerResponse, status: number, text: string): void {
-  outgoing.writeHead(status, {
+function writeJsonHead(outgoing: ServerResponse, status: number, text: string, reply?: Reply): void {
+  const headers = {
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),
-  });
+  };
+  const isError = reply !== undefined && 'error' in reply;
+  outgoing.writeHead(status, isError ? { ...headers, ...retryAfter(reply.error.data) } : headers);
 }
 
 /** Answers at once, with one JSON message. */
 export function answer(outgoing: ServerResponse, status: number, message: Reply): void {
   const text = textOf(message);
-  writeJsonHead(outgoing, status, text);
+  writeJsonHead(outgoing, status, text, message);
   outgoing.end(text);
 }

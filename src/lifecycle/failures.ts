@@ -98,7 +98,12 @@ export class Failures {
       {
         server: this.#server,
         hint: last?.hint,
-        data: { retryInMs, failures, ...(last && { reason: last.code }) },
+        data: {
+          retryInMs,
+          retryAfterSeconds: Math.ceil(retryInMs / 1000),
+          failures,
+          ...(last && { reason: last.code }),
+        },
       },
     );
   }

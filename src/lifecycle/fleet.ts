@@ -208,7 +208,7 @@ export class Fleet {
     return this.#poolOf(server).isReady(affinity);
   }
 
-  /** Reads how much memory a server's instances use; `status` has it then. */
+  /** Reads what a server's instances use; `status` has it then. */
   async measure(server: string): Promise<void> {
     await this.#poolOf(server).measure();
   }

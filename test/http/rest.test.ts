@@ -77,6 +77,7 @@ describe('the plain routes', () => {
         leases: expect.any(Number),
         started_at: expect.any(String),
         memory: expect.any(Number),
+        cpu: expect.any(Number),
       },
     ]);
     const broken = (await get('/servers/broken')).body;
