@@ -13,17 +13,33 @@ export interface RawInstance {
   remove(): Promise<void>;
 }
 
-/** create → attach → start → handshake, as fast as dockerode goes, with the very configuration of another container. */
-export async function startRaw(like: Docker.ContainerInspectInfo): Promise<RawInstance> {
+/** What a start does otherwise. */
+export interface Variation {
+  hostConfig?: Docker.HostConfig;
+  /** Variables beside its own. */
+  env?: string[];
+  /** Created before. */
+  container?: Docker.Container;
+  /** `initialize` is written before the container is started. */
+  isEager?: boolean;
+  /** How the engine is spoken to. */
+  docker?: Docker;
+}
+
+/** Creates a container with the very configuration of another one. */
+export function createRaw(
+  like: Docker.ContainerInspectInfo,
+  { hostConfig, env = [], docker = engine }: Variation = {},
+): Promise<Docker.Container> {
   const { Image, Cmd, Env, Entrypoint, WorkingDir, User } = like.Config;
-  const container = await engine.createContainer({
+  return docker.createContainer({
     Image,
     Cmd,
-    Env,
+    Env: [...Env, ...env],
     Entrypoint,
     WorkingDir,
     User,
-    HostConfig: like.HostConfig,
+    HostConfig: { ...like.HostConfig, ...hostConfig },
     Labels: { 'mcp-gateway.bench': 'true' },
     OpenStdin: true,
     StdinOnce: true,
@@ -31,6 +47,14 @@ export async function startRaw(like: Docker.ContainerInspectInfo): Promise<RawIn
     AttachStdout: true,
     AttachStderr: true,
   });
+}
+
+/** create → attach → start → handshake, as fast as dockerode goes, with the very configuration of another container. */
+export async function startRaw(
+  like: Docker.ContainerInspectInfo,
+  variation: Variation = {},
+): Promise<RawInstance> {
+  const container = variation.container ?? (await createRaw(like, variation));
   const stream = await container.attach({
     stream: true,
     stdin: true,
@@ -40,7 +64,6 @@ export async function startRaw(like: Docker.ContainerInspectInfo): Promise<RawIn
   });
   const stdout = new PassThrough();
   container.modem.demuxStream(stream, stdout, new PassThrough().resume());
-  await container.start();
 
   let nextId = 1;
   const waiting = new Map<number, (message: Message) => void>();
@@ -65,11 +88,15 @@ export async function startRaw(like: Docker.ContainerInspectInfo): Promise<RawIn
       waiting.set(id, resolve);
       send({ jsonrpc: '2.0', id, method, params });
     });
-  await request('initialize', {
-    protocolVersion: '2025-11-25',
-    capabilities: {},
-    clientInfo: { name: 'bench', version: '1' },
-  });
+  const initialize = () =>
+    request('initialize', {
+      protocolVersion: '2025-11-25',
+      capabilities: {},
+      clientInfo: { name: 'bench', version: '1' },
+    });
+  const early = variation.isEager ? initialize() : undefined;
+  await container.start();
+  await (early ?? initialize());
   send({ jsonrpc: '2.0', method: 'notifications/initialized' });
   return {
     container,

@@ -24,6 +24,13 @@ export const goals = {
   'cold first call': { unit: 'ms', ratio: { atMost: 1.1 } },
   // Its floor is a container with the configuration of a server that keeps nothing.
   'cold first call, sandbox kept': { unit: 'ms', ratio: { atMost: 0.65 }, engine: /^20\.10\./ },
+  'start, container created ahead': { unit: 'ms' },
+  'start, network kept': { unit: 'ms' },
+  'start, network none kept': { unit: 'ms' },
+  'start, initialize written before it': { unit: 'ms' },
+  'start, a connection for each request': { unit: 'ms' },
+  'start, OCI runtime crun': { unit: 'ms' },
+  'start of an SDK-based server, compile cache': { unit: 'ms' },
   'first call, paused': resumed,
   'first call, standby': resumed,
   'warm call p50': latency,

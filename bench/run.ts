@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { root } from '../test/programs.ts';
 import { against } from './against.ts';
+import { compileCache, starts } from './figures/experiments.ts';
 import { cold, resumed } from './figures/first-call.ts';
 import { large } from './figures/large.ts';
 import { crowd, fifty, hundred } from './figures/many.ts';
@@ -28,7 +29,18 @@ export interface Bench {
   before: string | undefined;
 }
 
-const groups = { cold, paused: resumed, warm, eras, large, fifty, hundred, crowd };
+const groups = {
+  cold,
+  starts,
+  compile: compileCache,
+  paused: resumed,
+  warm,
+  eras,
+  large,
+  fifty,
+  hundred,
+  crowd,
+};
 
 const options = {
   only: { type: 'string' },

@@ -1,6 +1,6 @@
 import { fixture } from '../../test/e2e/engine.ts';
 import { eventually } from '../../test/waiting.ts';
-import { configurationOf, startRaw } from '../floor.ts';
+import { configurationOf, engine, startRaw } from '../floor.ts';
 import { containerStates, echo, rawEcho, stopped, withGateway } from '../gateway.ts';
 import { interleaved, time } from '../load.ts';
 import type { Bench } from '../run.ts';
@@ -20,6 +20,11 @@ export async function cold({ program, rounds, report }: Bench): Promise<void> {
     await client.call('tools/call', echo('cold'));
     const like = await configurationOf(await gateway.id(), 'cold');
     await client.call('tools/call', echo('kept'));
+    const label = [`mcp-gateway.gateway=${await gateway.id()}`, 'mcp-gateway.sandbox=kept'];
+    await eventually(
+      () => engine.listContainers({ filters: { label } }),
+      (sandboxes) => sandboxes.length > 0,
+    );
     const raw = async () => {
       await atRest();
       let instance: Awaited<ReturnType<typeof startRaw>> | undefined;
