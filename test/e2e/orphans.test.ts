@@ -9,7 +9,7 @@ import { connect } from './mcp-client.ts';
 const config = `servers:
 ${fixture('one', 'tiny.mjs')}${fixture('two', 'tiny.mjs')}${fixture('three', 'tiny.mjs')}\
 ${fixture('stubborn', 'ignores-sigterm.mjs', { timeouts: { stop: '1s' } })}\
-${fixture('frozen', 'tiny.mjs', { pause_after: '1s' })}`;
+${fixture('frozen', 'tiny.mjs', { pause_after: '1s' })}${fixture('spared', 'tiny.mjs', { pool: { standby: 1 } })}`;
 
 describe('after kill -9 of the gateway', () => {
   let folder: string;
@@ -38,16 +38,18 @@ describe('after kill -9 of the gateway', () => {
         (await engine.listContainers({ filters: { label: [`mcp-gateway.gateway=${id}`] } })).map(
           (c) => c.State,
         ),
-      (states) => states.length === 5 && states.includes('paused'),
+      (states) => states.length === 6 && states.filter((state) => state === 'paused').length === 2,
     );
 
     await first.end('SIGKILL');
     await delay(5000);
     expect(await containersOf(id)).toEqual(
-      ['frozen', 'stubborn'].map((name) => expect.stringContaining(name)),
+      ['frozen', 'spared', 'stubborn'].map((name) => expect.stringContaining(name)),
     );
 
-    await using second = await startGateway({ folder, config });
+    // A spare of its own would look like what was left.
+    const withoutSpares = config.replace('"standby":1', '"standby":0');
+    await using second = await startGateway({ folder, config: withoutSpares });
     await eventually(
       () => containersOf(id),
       (names) => names.length === 0,
