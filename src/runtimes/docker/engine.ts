@@ -18,6 +18,11 @@ import { loadDockerode } from './dockerode.ts';
 /** The newest API that every supported engine speaks: 20.10 up to 1.41, the current one from 1.40, Podman from 1.24. */
 const apiVersion = 'v1.41';
 const probeLimitMs = 5_000;
+/**
+ * A connection without a request is closed after this long, before whatever is in between (a proxy, a firewall) closes it or drops
+ * what comes next. A new one to a local socket costs less than a millisecond.
+ */
+const idleConnectionMs = 4_000;
 const callLimitMs = 20_000;
 
 /** What an engine answered instead of doing what was asked. */
@@ -290,8 +295,8 @@ export class EngineConnection {
 async function open(address: EngineAddress): Promise<Engine> {
   const options = await connectionOptions(address);
   if (options.socketPath && !options.socketPath.startsWith('//')) await stat(options.socketPath);
-  const agent =
-    options.protocol === 'https' ? new https.Agent({ keepAlive: true }) : new http.Agent({ keepAlive: true });
+  const kept = { keepAlive: true, timeout: idleConnectionMs };
+  const agent = options.protocol === 'https' ? new https.Agent(kept) : new http.Agent(kept);
   // dockerode describes every request for its debug log, the agent with all its sockets included.
   Object.assign(agent, { [inspect.custom]: () => 'agent' });
   // The agent of an SSH connection is dockerode's own.
