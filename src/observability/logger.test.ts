@@ -22,8 +22,10 @@ it('writes one line with level and fields', () => {
 
 it('leaves out what is below its level', () => {
   const { stream, text } = collect();
-  createLogger('warn', stream).info('quiet');
+  const logger = createLogger('warn', stream);
+  logger.info('quiet');
   expect(text()).toBe('');
+  expect([logger.writes('warn'), logger.writes('info')]).toEqual([true, false]);
 });
 
 it('cannot be made to forge a line or to move the cursor', () => {

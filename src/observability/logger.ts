@@ -9,7 +9,13 @@ export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 export type Fields = Record<string, string | number | boolean | undefined>;
 
 /** What the rest of the gateway logs through. */
-export type Logger = Record<LogLevel, (message: string, fields?: Fields) => void>;
+export interface Logger extends Record<LogLevel, (message: string, fields?: Fields) => void> {
+  /** Whether lines of this level are written at all. */
+  writes(level: LogLevel): boolean;
+}
+
+/** From the gravest on. */
+const levels: readonly LogLevel[] = ['error', 'warn', 'info', 'debug'];
 
 /** A logger of single lines: time, level, message, `key=value` fields. Writes to `stream`, stderr unless given. */
 export function createLogger(level: LogLevel, stream: NodeJS.WritableStream = process.stderr): Logger {
@@ -19,12 +25,12 @@ export function createLogger(level: LogLevel, stream: NodeJS.WritableStream = pr
     format: combine(timestamp(), printf(formatLine)),
     transports: [new winston.transports.Stream({ stream })],
   });
-  return {
-    error: (message, fields) => void logger.error(message, fields),
-    warn: (message, fields) => void logger.warn(message, fields),
-    info: (message, fields) => void logger.info(message, fields),
-    debug: (message, fields) => void logger.debug(message, fields),
+  const writes = (one: LogLevel) => levels.indexOf(one) <= levels.indexOf(level);
+  // winston formats a line before it looks at its level.
+  const at = (one: LogLevel) => (message: string, fields?: Fields) => {
+    if (writes(one)) logger.log(one, message, fields);
   };
+  return { error: at('error'), warn: at('warn'), info: at('info'), debug: at('debug'), writes };
 }
 
 function formatLine({ level, message, timestamp, ...fields }: winston.Logform.TransformableInfo): string {
@@ -55,9 +61,12 @@ export function logEvents(events: Events, logger: Logger): void {
   events.on('catalog.changed', ({ server, lists }) =>
     logger.debug('lists changed', { server, lists: lists.join(',') }),
   );
-  events.on('call.finished', ({ durationMs, ...fields }) =>
-    logger.debug('call', { ...fields, ms: Math.round(durationMs) }),
-  );
+  // Not for nothing with each call.
+  if (logger.writes('debug')) {
+    events.on('call.finished', ({ durationMs, ...fields }) =>
+      logger.debug('call', { ...fields, ms: Math.round(durationMs) }),
+    );
+  }
   events.on('client.dropped', (fields) => logger.warn('client dropped', fields));
   events.on('engine.lost', (fields) => logger.warn('engine lost', fields));
   events.on('engine.back', (fields) => logger.info('engine back', fields));

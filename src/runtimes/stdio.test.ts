@@ -203,6 +203,23 @@ describe('StderrTail', () => {
 });
 
 describe('MessageWriter', () => {
+  it('puts what comes in one turn of the event loop into one write, the first message at once', async () => {
+    const writes: string[] = [];
+    const stream = new Writable({
+      write(chunk, _encoding, done) {
+        writes.push(String(chunk));
+        done();
+      },
+    });
+    const writer = new MessageWriter(stream, { wholeBytes: 0 });
+    const send = (id: number) => writer.send({ jsonrpc: '2.0', id, method: 'm' });
+    const first = send(0);
+    expect(writes).toHaveLength(1);
+    await first;
+    await Promise.all([1, 2, 3].map(send));
+    expect(writes.map((text) => text.split('\n').length - 1)).toEqual([1, 3]);
+  });
+
   /** A pipe that takes one write at a time, when told to. */
   class Pipe extends Writable {
     readonly taken: string[] = [];
