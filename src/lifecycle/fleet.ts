@@ -17,10 +17,11 @@ import type {
 } from './lease.ts';
 import type { Member } from './member.ts';
 import { Meter } from './meter.ts';
-import { Pool, type PoolStatus, sessionEnded } from './pool.ts';
+import { Pool, sessionEnded } from './pool.ts';
+import type { PoolStatus } from './pool-status.ts';
 import { Standby } from './standby.ts';
 
-export type { InstanceStatus, PoolStatus } from './pool.ts';
+export type { InstanceStatus, PoolStatus } from './pool-status.ts';
 
 export interface FleetOptions {
   config: Config;

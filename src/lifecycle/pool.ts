@@ -6,14 +6,15 @@ import type { Events, ServerState } from '../observability/events.ts';
 import type { Era } from '../protocol/eras.ts';
 import type { Notification } from '../protocol/jsonrpc.ts';
 import type { Runtime } from '../runtimes/runtime.ts';
-import { type Balancer, createBalancer } from './balancer.ts';
+import { createBalancer } from './balancer.ts';
 import type { Capacity } from './capacity.ts';
 import { cancelled } from './connection.ts';
 import { DesiredState, type Only } from './desired-state.ts';
 import { seconds } from './diagnosis.ts';
 import { KnownEra } from './era.ts';
-import { Failures, type LastError } from './failures.ts';
-import { Group } from './group.ts';
+import { Failures } from './failures.ts';
+import { Footprint, heldBy } from './footprint.ts';
+import { Group, type GroupRules } from './group.ts';
 import {
   type InstanceListener,
   isSessionAffinity,
@@ -21,39 +22,13 @@ import {
   type LeaseOptions,
   type Purpose,
 } from './lease.ts';
-import { Member, type MemberOptions, type MemberOwner, type StopReason } from './member.ts';
+import { Member, type MemberOptions, type MemberOwner, type MemberState, type StopReason } from './member.ts';
+import { instanceStatus, mostAvailable, type PoolStatus, shownState } from './pool-status.ts';
 import { prepare } from './readiness.ts';
 import { SessionMemory } from './session-memory.ts';
 import { Spares } from './spares.ts';
 import type { StandbyServer } from './standby.ts';
-import type { Waiter } from './waiting-line.ts';
-
-/** One instance as `/servers` shows it. */
-export interface InstanceStatus {
-  id: string;
-  state: 'starting' | 'ready' | 'paused' | 'draining';
-  leases: number;
-  startedAtMs: number;
-  /** As last measured. */
-  memoryBytes: number | undefined;
-  /** Of one CPU, as last measured. */
-  cpuPercent: number | undefined;
-  /** A spare, for whoever finds no instance that is ready. */
-  isStandby: boolean;
-}
-
-/** A server as `/servers` shows it, as far as the fleet knows. */
-export interface PoolStatus {
-  name: string;
-  type: ServerConfig['type'];
-  state: ServerState;
-  instances: InstanceStatus[];
-  /** Calls that wait for an instance. */
-  waiting: number;
-  lastError: LastError | undefined;
-  /** While it is in back-off. */
-  retryAtMs: number | undefined;
-}
+import { makePlace, retryAfterSeconds, type WaitingLine } from './waiting-line.ts';
 
 export interface PoolOptions {
   server: ServerConfig;
@@ -78,11 +53,6 @@ export interface PoolOptions {
 
 /** How often a minimum of instances is tried again when the engine is away. */
 const keepRetryMs = 5000;
-/** Who is sent away is not told to come back later than this. */
-const maxRetryAfterSeconds = 30;
-
-/** What an instance is expected to use that has no limit and was never measured: the default of `limits.memory`. */
-const unlimitedBytes = 512 * 1024 ** 2;
 
 /**
  * The instances of one server: who gets a lease, when one is started, and when the server is given a rest. Every decision is made at
@@ -92,13 +62,14 @@ export class Pool implements StandbyServer {
   readonly #options: PoolOptions;
   readonly #server: ServerConfig;
   readonly #clock: Clock;
-  readonly #balancer: Balancer;
+  readonly #rules: GroupRules;
   readonly #failures: Failures;
   readonly #desired = new DesiredState();
   readonly #groups = new Map<string | undefined, Group>();
   readonly #memory: SessionMemory;
   readonly #era = new KnownEra();
   readonly spares: Spares;
+  readonly #footprint: Footprint;
   #asks: boolean;
   #nextSerial = 1;
   #waiting = 0;
@@ -108,16 +79,31 @@ export class Pool implements StandbyServer {
   #shownState: ServerState = 'stopped';
   #isClosed = false;
   #neededAtMs = 0;
-  #lastBytes: number | undefined;
 
   constructor(options: PoolOptions) {
     this.#options = options;
     this.#server = options.server;
     this.#clock = options.clock;
-    this.#balancer = createBalancer(options.server.loadBalancing);
+    this.#rules = {
+      server: options.server,
+      balancer: createBalancer(options.server.loadBalancing),
+      asks: () => this.#asks,
+      era: () => this.#era.latest,
+      isClosed: () => this.#isClosed,
+      mayStart: (group) => this.#mayStart(group),
+      add: (group, isForUse) => {
+        const spare = isForUse ? this.#takeSpare(group) : undefined;
+        if (!spare) this.#start(group, isForUse ? 'call' : 'upkeep');
+      },
+      onNeed: () => {
+        this.#neededAtMs = options.clock.now();
+      },
+      onUnwanted: (group) => this.#dropUnwanted(group),
+    };
     this.#memory = new SessionMemory(options.server, options.store);
     this.#failures = new Failures(options.server, options.clock);
     this.#asks = options.server.interactive === true;
+    this.#footprint = new Footprint(options.server);
     this.spares = new Spares({
       clock: options.clock,
       create: (owner) =>
@@ -179,10 +165,8 @@ export class Pool implements StandbyServer {
   }
 
   #leaseFrom(group: Group, purpose: Purpose, options: LeaseOptions): Promise<Lease> {
-    if (purpose !== 'call' || group.line.calls === 0) {
-      const member = this.#available(group, purpose, options.affinity);
-      if (member) return Promise.resolve(member.grant(purpose, options.affinity));
-    }
+    const now = group.grantNow(purpose, options.affinity);
+    if (now) return Promise.resolve(now);
     const lease = this.#enqueue(group, options);
     // Nobody says when a modern client is over.
     if (!group.isSession) lease.catch(() => this.#dropIfEmpty(group));
@@ -286,7 +270,7 @@ export class Pool implements StandbyServer {
     this.#cancelKeep?.();
     this.#cancelKeep = undefined;
     this.keepMinimum();
-    for (const group of [...this.#groups.values()]) this.#serve(group);
+    for (const group of [...this.#groups.values()]) group.serve();
     this.#options.onSparesDue();
     this.#showState();
   }
@@ -327,18 +311,7 @@ export class Pool implements StandbyServer {
 
   /** What instances will give back without anybody's help. */
   leaving(): { places: number; bytes: number } {
-    const sum = { places: 0, bytes: 0 };
-    for (const { leases, hasPlace, placeBytes } of this.#departing()) {
-      if (leases > 0 || !hasPlace) continue;
-      sum.places += 1;
-      sum.bytes += placeBytes;
-    }
-    return sum;
-  }
-
-  *#departing(): Iterable<Member> {
-    yield* this.spares.leaving;
-    for (const group of this.#groups.values()) yield* group.leaving;
+    return heldBy(this.#departing());
   }
 
   get neededAtMs(): number {
@@ -352,11 +325,7 @@ export class Pool implements StandbyServer {
 
   /** What a spare uses, as far as that was ever measured, else what it may use. */
   get expectedBytes(): number {
-    const known = [...this.spares.present, ...this.#members()].find(
-      ({ memoryBytes }) => memoryBytes !== undefined,
-    );
-    this.#lastBytes = known?.memoryBytes ?? this.#lastBytes;
-    return this.#lastBytes ?? this.#limitBytes;
+    return this.#footprint.expected([...this.spares.present, ...this.#members()]);
   }
 
   /** Until a spare may be made; a start or a build that calls wait for comes first. */
@@ -370,7 +339,7 @@ export class Pool implements StandbyServer {
   measurable(isAll: boolean): Member[] {
     const hasSpares = this.#server.pool.standby > 0;
     if (!isAll && !hasSpares) return [];
-    const isCounted = isAll || this.#lastBytes === undefined;
+    const isCounted = isAll || !this.#footprint.isKnown;
     const members = isCounted ? this.#members() : [];
     return [...this.spares.present, ...members].filter(({ isMeasurable }) => isMeasurable);
   }
@@ -387,27 +356,12 @@ export class Pool implements StandbyServer {
   }
 
   status(): PoolStatus {
-    const shown: Partial<Record<Member['state'], InstanceStatus['state']>> = {
-      starting: 'starting',
-      ready: 'ready',
-      pausing: 'ready',
-      paused: 'paused',
-      resuming: 'paused',
-      draining: 'draining',
-    };
-    const everyone = this.#everyone();
-    const instances = everyone.flatMap((member) => {
-      const state = shown[shownState(member)];
-      if (!state) return [];
-      const { name: id, leases, startedAtMs, memoryBytes, cpuPercent, isSpare: isStandby } = member;
-      return [{ id, state, leases, startedAtMs, memoryBytes, cpuPercent, isStandby }];
-    });
     const { name, type } = this.#server;
     return {
       name,
       type,
       state: this.#state(shownState),
-      instances,
+      instances: this.#everyone().flatMap((member) => instanceStatus(member) ?? []),
       waiting: this.#waiting,
       lastError: this.#failures.last,
       retryAtMs: this.#failures.retryAtMs,
@@ -436,115 +390,12 @@ export class Pool implements StandbyServer {
         {
           server: name,
           hint: `Try again later; more concurrency or a higher pool.max of ${name} lets more calls run at a time.`,
-          data: { retryAfterSeconds: this.#retryAfterSeconds() },
+          data: { retryAfterSeconds: retryAfterSeconds(this.#lines()) },
         },
       );
-      // One caller must not keep all others out: its newest call makes way for the first one of somebody else.
-      const most = this.#lastOfMost();
-      if (!most || most.count <= group.line.callsOf(options.affinity) + 1) return Promise.reject(full);
-      most.newest.refuse(full);
+      if (!makePlace(this.#lines(), group.line.callsOf(options.affinity), full)) return Promise.reject(full);
     }
-    return group.line.join(options, () => this.#serve(group));
-  }
-
-  /** The newest call of whoever has most calls waiting. */
-  #lastOfMost() {
-    let most: { count: number; newest: Waiter } | undefined;
-    for (const { line } of this.#groups.values()) {
-      const here = line.lastOfMost;
-      if (here && here.count > (most?.count ?? 0)) most = here;
-    }
-    return most;
-  }
-
-  /** As long as the one who came first has been waiting: then those who are here now have had their turns, more or less. */
-  #retryAfterSeconds(): number {
-    const waits = [...this.#groups.values()].map(({ line }) => line.longestWaitMs);
-    return Math.min(maxRetryAfterSeconds, Math.max(1, Math.ceil(Math.max(0, ...waits) / 1000)));
-  }
-
-  /** Gives waiting callers what there is, in turn, and sees to it that more comes. */
-  #serve(group: Group): void {
-    const { line } = group;
-    if (line.size === 0) return;
-    for (const waiter of line.placeless) {
-      const member = this.#available(group, waiter.purpose, waiter.caller);
-      if (!member) break;
-      waiter.grant(member.grant(waiter.purpose, waiter.caller));
-    }
-    for (let waiter = line.nextCall; waiter; waiter = line.nextCall) {
-      const member = this.#available(group, 'call', waiter.caller);
-      if (!member) break;
-      waiter.grant(member.grant('call', waiter.caller));
-    }
-    if (line.size === 0) this.#dropUnwanted(group);
-    else if (!this.#isClosed) this.#provide(group);
-  }
-
-  /** Thaws, takes and starts as many instances as those who wait can fill. */
-  #provide(group: Group): void {
-    const { line } = group;
-    const perMember = this.#concurrency(group, this.#era.latest);
-    let coming = group.coming * perMember;
-    const isShort = () => coming < line.calls || (coming === 0 && line.placeless.size > 0);
-    if (isShort() && line.calls > 0) this.#neededAtMs = this.#clock.now();
-    for (const member of group.members) {
-      if (member.state !== 'paused' || !isShort()) continue;
-      member.resume();
-      coming += perMember;
-    }
-    const isForUse = line.calls > 0 || line.holdsWait;
-    while (isShort() && group.hasRoom) {
-      if (!this.#mayStart(group)) return;
-      const spare = isForUse ? this.#takeSpare(group) : undefined;
-      if (!spare) this.#start(group, isForUse ? 'call' : 'upkeep');
-      coming += perMember;
-    }
-    if (coming === 0 && group.leaving.size > 0 && line.note === undefined) {
-      line.say(`waiting for the last instance of ${this.#server.name} to end`);
-    }
-  }
-
-  #available(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
-    const member = this.#pick(group, purpose, caller);
-    if (!member?.isFrozen) return member;
-    // Frozen by somebody else: it is thawed as if it had been by us, and others serve meanwhile.
-    member.resume();
-    return this.#available(group, purpose, caller);
-  }
-
-  #pick(group: Group, purpose: Purpose, caller: string | undefined): Member | undefined {
-    const { members } = group;
-    if (purpose !== 'call') return members.find(({ state }) => state === 'ready');
-    this.#replaceAmbiguous(group, caller);
-    if (members.length === 1) {
-      const only = members[0]!;
-      return only.state === 'ready' && only.calls < this.#concurrency(group, only.era) ? only : undefined;
-    }
-    const candidates = group.open((era) => this.#concurrency(group, era));
-    return candidates.length === 0 ? undefined : this.#balancer.pick(candidates);
-  }
-
-  /**
-   * An instance that may still ask on behalf of a call that was given up could only be refused its questions for another caller: that one
-   * gets a fresh instance. Where memory matters it stays.
-   */
-  #replaceAmbiguous(group: Group, caller: string | undefined): void {
-    if (!this.#asks || group.affinity !== undefined || this.#server.stateful) return;
-    for (const member of [...group.members]) {
-      // Nothing else may run beside one that is held for long.
-      const isInUse = member.calls + member.holds > 0;
-      if (member.state !== 'ready' || isInUse || member.era === 'modern') continue;
-      if (member.mayActForOthers(caller)) member.retire('drain');
-    }
-  }
-
-  /**
-   * A server that asks its clients during their calls gets one call at a time, so that each question has one possible addressee.
-   * One of the modern era asks in its results, which belong to their calls.
-   */
-  #concurrency(group: Group, era: Era | undefined): number {
-    return this.#asks && !group.isSession && era !== 'modern' ? 1 : this.#server.concurrency;
+    return group.line.join(options, () => group.serve());
   }
 
   #queueHint(group: Group): string {
@@ -552,7 +403,7 @@ export class Pool implements StandbyServer {
     if (group.members.some(({ state }) => state === 'starting')) {
       return 'All places for instances are taken: raise gateway.max_instances (or max_memory, if that is set), or stop a server.';
     }
-    if (this.#asks && !group.isSession && this.#era.latest !== 'modern') {
+    if (group.isOneAtATime(this.#era.latest)) {
       return `${name} asks its clients and so gets one call at a time: isolation: session gives each client its own instance.`;
     }
     return `Raise concurrency or pool.max of ${name}, or try again later.`;
@@ -595,7 +446,7 @@ export class Pool implements StandbyServer {
       serial: this.#nextSerial++,
       era: this.#era,
       capacity,
-      expectedBytes: of.isSpare ? this.expectedBytes : this.#limitBytes,
+      expectedBytes: of.isSpare ? this.expectedBytes : this.#footprint.limit,
       slots: of.isSpare ? slots.background : slots,
       maxMessageBytes: gateway.maxMessageBytes,
       version,
@@ -631,7 +482,7 @@ export class Pool implements StandbyServer {
     } else {
       this.#cancelRetry ??= this.#clock.schedule(() => {
         this.#cancelRetry = undefined;
-        for (const waiting of [...this.#groups.values()]) this.#serve(waiting);
+        for (const waiting of [...this.#groups.values()]) waiting.serve();
       }, retryInMs);
     }
     return false;
@@ -653,7 +504,7 @@ export class Pool implements StandbyServer {
         this.#startFailed = false;
         for (const other of [...group.members]) if (other.isSlow) other.giveUpThaw();
         this.#desired.applyTo(member, this.#only(group));
-        this.#serve(group);
+        group.serve();
         onSparesDue();
         for (const other of [...group.members]) if (other !== member) other.look();
         listener.onReady(name, group.affinity, member.startedFor);
@@ -669,26 +520,26 @@ export class Pool implements StandbyServer {
           if (error.code !== 'engine_unreachable') this.#failures.count(member, { isCrash: false });
           this.#keepLater(Math.max(keepRetryMs, this.#failures.retryInMs));
         }
-        if (group.members.length > 0 || !isFault) this.#serve(group);
+        if (group.members.length > 0 || !isFault) group.serve();
         else group.line.refuseAll(error);
         onSparesDue();
         onChange();
       },
       onFree: (member) => {
         this.#failures.forgiveIfWell(member);
-        if (group.line.size > 0) this.#serve(group);
+        if (group.line.size > 0) group.serve();
         onChange();
       },
       onThawed: (member) => {
         this.#desired.applyTo(member, this.#only(group));
         this.#desired.unwatchUnwantedOn(member, this.#only(group));
         for (const other of group.surplus) other.retire('drain');
-        if (group.line.size > 0) this.#serve(group);
+        if (group.line.size > 0) group.serve();
       },
       onSlowThaw: (member) => {
         // What matters in its memory cannot be replaced.
         if (this.#server.stateful && member.wasCalled) return;
-        this.#serve(group);
+        group.serve();
       },
       onIdle: () => this.#makeRoom(),
       onLeaving: (member, reason) => {
@@ -696,13 +547,13 @@ export class Pool implements StandbyServer {
         if (member.isOutdated) this.spares.dropLike(member);
         if (reason === 'crash') this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, reason);
-        this.#serve(group);
+        group.serve();
       },
       onDied: (member) => {
         remove(member);
         this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, 'crash');
-        this.#serve(group);
+        group.serve();
       },
       onCrash: (_member, error) => {
         this.#failures.remember(error);
@@ -711,7 +562,7 @@ export class Pool implements StandbyServer {
       onGone: (member) => {
         remove(member);
         group.leaving.delete(member);
-        this.#serve(group);
+        group.serve();
         this.keepMinimum();
         onSparesDue();
         if (group.affinity !== undefined && group.members.length + group.leaving.size === 0) {
@@ -806,7 +657,7 @@ export class Pool implements StandbyServer {
 
   #createGroup(affinity: string | undefined): Group {
     const { name, isolation, pool, timeouts } = this.#server;
-    const group = new Group(affinity, isolation === 'session' ? 1 : pool.max, {
+    const group = new Group(affinity, isolation === 'session' ? 1 : pool.max, this.#rules, {
       server: name,
       queueTimeoutMs: timeouts.queueMs,
       clock: this.#clock,
@@ -817,7 +668,7 @@ export class Pool implements StandbyServer {
           {
             server: name,
             hint: this.#queueHint(group),
-            data: { retryAfterSeconds: this.#retryAfterSeconds() },
+            data: { retryAfterSeconds: retryAfterSeconds(this.#lines()) },
           },
         ),
       onCount: (change) => {
@@ -853,9 +704,18 @@ export class Pool implements StandbyServer {
     if (capacity.isWanted) capacity.makeRoom();
   }
 
+  #lines(): WaitingLine[] {
+    return [...this.#groups.values()].map(({ line }) => line);
+  }
+
   /** Those that are or will be of use to somebody. */
   #members(): Member[] {
     return [...this.#groups.values()].flatMap(({ members }) => members);
+  }
+
+  *#departing(): Iterable<Member> {
+    yield* this.spares.leaving;
+    for (const group of this.#groups.values()) yield* group.leaving;
   }
 
   /** Spares included. */
@@ -863,21 +723,12 @@ export class Pool implements StandbyServer {
     return [...this.#members(), ...this.spares.present, ...this.#departing()];
   }
 
-  /** What one instance may use. */
-  get #limitBytes(): number {
-    return 'limits' in this.#server ? this.#server.limits.memoryBytes : (this.#lastBytes ?? unlimitedBytes);
-  }
-
   /** That of the most available instance. */
-  #state(stateOf: (member: Member) => Member['state'] = ({ state }) => state): ServerState {
+  #state(stateOf: (member: Member) => MemberState = ({ state }) => state): ServerState {
     const { enabled, problem } = this.#server;
     if (!enabled) return 'disabled';
-    const states = new Set(this.#everyone().map(stateOf));
-    if (states.has('ready') || states.has('pausing')) return 'ready';
-    if (states.has('paused') || states.has('resuming')) return 'paused';
-    if (states.has('starting')) return 'starting';
-    if (problem || this.#startFailed || this.#failures.retryInMs > 0) return 'failed';
-    return states.has('draining') ? 'draining' : 'stopped';
+    const hasFailed = problem !== undefined || this.#startFailed || this.#failures.retryInMs > 0;
+    return mostAvailable(new Set(this.#everyone().map(stateOf)), hasFailed);
   }
 
   #showState(): void {
@@ -891,12 +742,6 @@ export class Pool implements StandbyServer {
       ...(state === 'failed' && last ? { reason: last.message } : {}),
     });
   }
-}
-
-/** The state of an instance as its engine has it: somebody else may have frozen or thawed it. */
-function shownState({ state, isFrozen }: Member): Member['state'] {
-  if (state === 'ready' && isFrozen === true) return 'paused';
-  return state === 'paused' && isFrozen === false ? 'ready' : state;
 }
 
 /** The error of calls that come when their session is over. */

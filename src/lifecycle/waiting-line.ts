@@ -219,3 +219,25 @@ export class WaitingLine {
     return fromMs + queueTimeoutMs;
   }
 }
+
+/** Who is sent away is not told to come back later than this. */
+const maxRetryAfterSeconds = 30;
+
+/** As long as the one who came first has been waiting: then those who are here now have had their turns, more or less. */
+export function retryAfterSeconds(lines: readonly WaitingLine[]): number {
+  const waitsMs = lines.map(({ longestWaitMs }) => longestWaitMs);
+  return Math.min(maxRetryAfterSeconds, Math.max(1, Math.ceil(Math.max(0, ...waitsMs) / 1000)));
+}
+
+/**
+ * Where no more may wait: whoever has most calls waiting loses the newest one to somebody who has `own` of them, so that one caller
+ * does not keep all others out. False when nobody has more than that.
+ */
+export function makePlace(lines: readonly WaitingLine[], own: number, full: GatewayError): boolean {
+  let most: WaitingLine['lastOfMost'];
+  for (const { lastOfMost } of lines)
+    if (lastOfMost && lastOfMost.count > (most?.count ?? 0)) most = lastOfMost;
+  if (!most || most.count <= own + 1) return false;
+  most.newest.refuse(full);
+  return true;
+}
