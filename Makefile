@@ -1,6 +1,6 @@
-# `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench and inspect.
+# `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench, soak and inspect.
 .DEFAULT_GOAL := help
-.PHONY: help packages up down status engine dev test check images logs logs-local env-debug inspect bench conformance
+.PHONY: help packages up down status engine dev test check images logs logs-local env-debug inspect bench soak conformance
 MAKEFLAGS += --no-print-directory
 export PATH := $(shell pwd)/node_modules/.bin:$(PATH)
 
@@ -49,6 +49,9 @@ inspect: packages ## open MCP Inspector on the running gateway
 
 bench: packages ## measure speed beside its floors; writes bench/results.md
 	@npm run --silent bench -- $(ARGS)
+
+soak: packages ## 1,000 clients, faults and restarts for 20 minutes: ARGS="--minutes 5" for less
+	@npm run --silent soak -- $(ARGS)
 
 conformance: packages ## the public conformance suite, directly and through the gateway; writes conformance/results.json
 	@npm run --silent conformance
