@@ -21,6 +21,17 @@ const config = JSON.stringify({
 const uri = 'test://watched-resource';
 const form = { action: 'accept', content: { answer: 'Ada' } };
 
+const initialize = {
+  jsonrpc: '2.0',
+  id: 1,
+  method: 'initialize',
+  params: {
+    protocolVersion: '2025-11-25',
+    capabilities: { elicitation: {} },
+    clientInfo: { name: 'raw', version: '1' },
+  },
+};
+
 let folder: string;
 let gateway: GatewayProcess;
 
@@ -29,7 +40,7 @@ beforeAll(async () => {
   gateway = await startGateway({ folder, config, discovered: true });
 });
 afterAll(async () => {
-  await gateway?.[Symbol.asyncDispose]();
+  await gateway?.end('SIGKILL');
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -40,14 +51,6 @@ async function killAndRestart(settings = config): Promise<void> {
 }
 
 async function begin(endpoint: string, of = gateway) {
-  const initialize = {
-    method: 'initialize',
-    params: {
-      protocolVersion: '2025-11-25',
-      capabilities: { elicitation: {} },
-      clientInfo: { name: 'raw', version: '1' },
-    },
-  };
   const begun = legacy(endpoint, '', initialize, of);
   await begun.ended;
   const session = String(begun.headers['mcp-session-id']);
@@ -126,6 +129,20 @@ describe('after kill -9 of the gateway', () => {
       { jsonrpc: '2.0', method: 'notifications/resources/updated', params: { uri } },
     ]);
     listening.drop();
+  });
+
+  it('a session whose id its client has just learnt goes on', async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const { process } = gateway;
+      const begun = new Exchange(new URL('/one/mcp', gateway.url), {
+        body: initialize,
+        onMessage: () => process.kill('SIGKILL'),
+      });
+      await begun.ended;
+      await killAndRestart();
+      const session = String(begun.headers['mcp-session-id']);
+      expect((await ask('/one/mcp', session, 'ping')).status).toBe(200);
+    }
   });
 
   it('a client that was asked may be asked again, and its old answer is no answer to that', async () => {
