@@ -926,6 +926,20 @@ servers:
     expect(config.servers.get('c')!.problem?.code).toBe('config_invalid');
   });
 
+  it('warns of a network that its runtime cannot keep', async () => {
+    const config = await load(`servers:
+  a: { image: x, runtime: runsc, sandbox: keep }
+  b: { image: x, runtime: crun, sandbox: keep }
+`);
+    expect(config.warnings).toEqual([
+      'servers.yaml:2:34: servers.a.sandbox: has no effect with runtime runsc; runc, crun, youki can keep a network',
+    ]);
+    expect([...config.servers.values()].map((server) => 'sandbox' in server && server.sandbox)).toEqual([
+      undefined,
+      'keep',
+    ]);
+  });
+
   it('warns of servers that share a prefix', async () => {
     const config = await load(
       'servers:\n  a: { image: x }\n  b: { image: x, prefix: a }\n  c: { image: x, prefix: a, enabled: false }\n',
