@@ -123,7 +123,7 @@ describe('an engine that goes away', () => {
 
     await door.close();
     await running.instance.ended;
-    expect(await running.instance.exited).toEqual({ code: undefined });
+    expect(await running.instance.exited).toMatchObject({ code: undefined, isHostLost: true });
     await until(() => told.includes('lost'), 'the loss is told');
     await expect(test.runtime.prepare(fixtureServer('comes-and-goes'), {})).rejects.toMatchObject({
       code: 'engine_unreachable',
@@ -161,7 +161,8 @@ describe('an engine that goes away', () => {
     door.freeze();
     const options = { onMessage: () => {}, onNoise: () => {} };
     const startedMs = Date.now();
-    await expect(test.runtime.prepare(server, { signal: AbortSignal.timeout(300) })).rejects.toMatchObject({
+    const unknown = { ...server, network: 'mcp-never-asked-for' };
+    await expect(test.runtime.prepare(unknown, { signal: AbortSignal.timeout(300) })).rejects.toMatchObject({
       name: 'TimeoutError',
     });
     await expect(

@@ -10,6 +10,12 @@ import { exitHint, heapExhausted } from './exit-hints.ts';
 import type { EngineWatch } from './watch.ts';
 
 const pauseLimitMs = 10_000;
+/** Engine 20.10 takes a second. */
+const statsLimitMs = 5_000;
+/** Between two samples that tell how busy it is. */
+const shortestSampleMs = 100;
+/** How long an engine may take to show that it is there, where calls wait for the reason of a death. */
+const hostLimitMs = 50;
 const forceLimitMs = 10_000;
 /** A well-behaved server ends at the end of its stdin; it gets this long before it is sent a signal. */
 const endOfInputMs = 1_000;
@@ -68,7 +74,8 @@ export class ContainerInstance implements Instance {
   #isPaused = false;
   #isStopping = false;
   #stopped: Promise<void> | undefined;
-  #lastCpu: { totalNs: number; atMs: number };
+  #lastCpu: { totalNs: number; atMs: number; percent: number } | undefined;
+  #measuring: Promise<{ memoryBytes: number; cpuPercent: number }> | undefined;
 
   constructor(parts: ContainerParts) {
     const { socket, clock, options } = parts;
@@ -77,7 +84,6 @@ export class ContainerInstance implements Instance {
     this.id = parts.id;
     this.server = parts.server;
     this.startedAtMs = clock.now();
-    this.#lastCpu = { totalNs: 0, atMs: this.startedAtMs };
     // The engine is in between: what it took may or may not have reached the server.
     this.#writer = new MessageWriter(socket, { wholeBytes: 0 });
     this.#reader = new MessageReader({
@@ -110,27 +116,49 @@ export class ContainerInstance implements Instance {
     return this.#writer.send(message);
   }
 
+  get isFrozen(): boolean | undefined {
+    const { watch, id } = this.#parts;
+    return watch.isOpen ? watch.isFrozen(id) : undefined;
+  }
+
   stderrTail(): string[] {
     return this.stderr.lines();
   }
 
-  async stats(): Promise<{ memoryBytes: number; cpuPercent: number }> {
-    const { engine, clock, id } = this.#parts;
-    const stats = (await engine.call((docker) =>
-      docker.getContainer(id).stats({ stream: false, 'one-shot': true }),
+  /** Joins a question under way. */
+  stats(): Promise<{ memoryBytes: number; cpuPercent: number }> {
+    this.#measuring ??= this.#measure().finally(() => {
+      this.#measuring = undefined;
+    });
+    return this.#measuring;
+  }
+
+  async #measure(): Promise<{ memoryBytes: number; cpuPercent: number }> {
+    const { engine, id } = this.#parts;
+    const stats = (await engine.call(
+      (docker) => docker.getContainer(id).stats({ stream: false, 'one-shot': true }),
+      { limitMs: statsLimitMs },
     )) as EngineStats;
     const memory = stats.memory_stats;
+    // What an engine says of a container that does not run.
+    if (!memory?.usage) throw new Error(`The engine has no figures of ${this.name}`);
     // Pages that the kernel takes back when they are needed are not the server's.
-    const cache = memory?.stats?.inactive_file ?? memory?.stats?.total_inactive_file ?? 0;
-    const totalNs = stats.cpu_stats?.cpu_usage?.total_usage ?? 0;
-    const { totalNs: beforeNs, atMs: beforeMs } = this.#lastCpu;
-    const atMs = clock.now();
-    this.#lastCpu = { totalNs, atMs };
-    const elapsedMs = Math.max(atMs - beforeMs, 1);
-    return {
-      memoryBytes: Math.max((memory?.usage ?? 0) - cache, 0),
-      cpuPercent: Math.max(((totalNs - beforeNs) / 1e6 / elapsedMs) * 100, 0),
-    };
+    const cache = memory.stats?.total_inactive_file ?? memory.stats?.inactive_file ?? 0;
+    return { memoryBytes: Math.max(memory.usage - cache, 0), cpuPercent: this.#cpuSince(stats) };
+  }
+
+  /** Between this sample and the one before, by the engine's own clock. */
+  #cpuSince({ read, cpu_stats }: EngineStats): number {
+    const totalNs = cpu_stats?.cpu_usage?.total_usage ?? 0;
+    const atMs = Date.parse(read ?? '') || this.#parts.clock.now();
+    const before = this.#lastCpu;
+    // The first says how busy it was since its start.
+    const elapsedMs = before ? atMs - before.atMs : this.#parts.clock.now() - this.startedAtMs;
+    // Engines repeat a sample to those who ask soon again.
+    if (before && !(elapsedMs >= shortestSampleMs)) return before.percent;
+    const percent = Math.max(((totalNs - (before?.totalNs ?? 0)) / 1e6 / Math.max(elapsedMs, 1)) * 100, 0);
+    this.#lastCpu = { totalNs, atMs, percent };
+    return percent;
   }
 
   async pause(): Promise<void> {
@@ -163,6 +191,11 @@ export class ContainerInstance implements Instance {
     // A later, more impatient caller forces what an earlier one waits for.
     void sleep(graceMs, { clock: this.#parts.clock }).then(() => this.#kill('SIGKILL').catch(() => {}));
     return this.#stopped;
+  }
+
+  /** It was to be stopped, and the engine has not done it. */
+  get isAbandoned(): boolean {
+    return this.#isStopping && this.#stopped === undefined;
   }
 
   async #stop(graceMs: number): Promise<void> {
@@ -218,6 +251,7 @@ export class ContainerInstance implements Instance {
       (stderr.some((line) => heapExhausted.test(line)) || (await watch.ranOutOfMemory(id, code)));
     watch.forget(id);
     const exit: Exit = { code };
+    if (code === undefined && !wasWanted && (await this.#isEngineGone())) exit.isHostLost = true;
     const signal = code === undefined ? undefined : signals[code];
     if (signal) exit.signal = signal;
     if (outOfMemory) exit.outOfMemory = true;
@@ -233,6 +267,16 @@ export class ContainerInstance implements Instance {
     if (hint) exit.hint = hint;
     if (code === undefined) void removeContainer(engine, id).catch(() => {});
     return exit;
+  }
+
+  /** One that is only slow to answer is there. */
+  #isEngineGone(): Promise<boolean> {
+    const { engine, clock } = this.#parts;
+    const isGone = engine.ping().then(
+      () => false,
+      () => true,
+    );
+    return Promise.race([isGone, sleep(hostLimitMs, { clock }).then(() => false)]);
   }
 
   /** The exit code; a container that outlives its attached stream has lost its stdin for good and is removed. */
@@ -251,6 +295,8 @@ export class ContainerInstance implements Instance {
 
 /** The figures of an engine's answer that are used here. */
 interface EngineStats {
+  /** When the sample was taken. */
+  read?: string;
   memory_stats?: { usage?: number; stats?: { inactive_file?: number; total_inactive_file?: number } };
   cpu_stats?: { cpu_usage?: { total_usage?: number } };
 }

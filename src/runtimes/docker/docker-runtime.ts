@@ -75,6 +75,8 @@ export class DockerRuntime implements Runtime {
   readonly #closed = new AbortController();
   readonly #live = new Map<string, ContainerInstance>();
   readonly #names = new Set<string>();
+  /** Names of containers whose create has not been answered yet. */
+  readonly #creating = new Set<string>();
   readonly #starting = new Set<string>();
   readonly #checkedVolumes = new Set<string>();
   #watch: EngineWatch | undefined;
@@ -363,23 +365,29 @@ export class DockerRuntime implements Runtime {
   ): Promise<string> {
     const query = { name, ...(server.platform && { platform: server.platform }) };
     // Split up, or dockerode repeats the whole body, variables included, in the URL.
+    let answer: Promise<{ id: string }> | undefined;
     const creating = engine.call(
-      (docker) => docker.createContainer({ _query: query, _body: body } as never),
+      (docker) => {
+        answer = docker.createContainer({ _query: query, _body: body } as never);
+        return answer;
+      },
       { limitMs: server.timeouts.startMs },
     );
     const aborted = abortion(signal);
+    this.#creating.add(name);
+    const answered = () => this.#creating.delete(name);
     try {
       const { id } = await Promise.race([creating, aborted.promise]);
       this.#starting.add(id);
+      answered();
       return id;
     } catch (error) {
-      if (signal?.aborted) {
-        const cleaned = creating.then(
-          ({ id }) => this.#discard(engine, id, name),
-          () => {},
-        );
-        await Promise.race([cleaned, sleep(cleanUpLimitMs, { clock: this.#clock })]);
-      }
+      creating.catch(() => {});
+      // The engine may get to it all the same, long after its time.
+      const cleaned = answer?.then(({ id }) => this.#discard(engine, id, name)).catch(() => {});
+      void cleaned?.finally(answered);
+      if (!answer) answered();
+      if (signal?.aborted) await Promise.race([cleaned, sleep(cleanUpLimitMs, { clock: this.#clock })]);
       throw error;
     } finally {
       aborted.release();
@@ -427,21 +435,30 @@ export class DockerRuntime implements Runtime {
   }
 
   async #sweep(engine: Engine): Promise<{ removed: string[] }> {
-    const containers = await engine.call((docker, abortSignal) =>
-      // One label, the rest is looked at here: Podman joins several by or.
-      docker.listContainers({ all: true, filters: { label: [`${labels.managed}=true`] }, abortSignal }),
-    );
     const removed: string[] = [];
     await Promise.all(
-      containers.map(async ({ Id, Names, Labels }) => {
-        if (Labels?.[labels.managed] !== 'true' || Labels[labels.gateway] !== this.#options.gatewayId) return;
+      (await this.#containers(engine)).map(async ({ Id, Names }) => {
         const name = Names[0]?.replace(/^\//, '') ?? Id;
-        if (this.#live.has(Id) || this.#starting.has(Id) || this.#sandboxes.owns(name)) return;
+        const live = this.#live.get(Id);
+        if (live ? !live.isAbandoned : this.#starting.has(Id) || this.#creating.has(name)) return;
+        if (this.#sandboxes.owns(name)) return;
         await removeContainer(engine, Id);
         removed.push(name);
       }),
     );
     return { removed: removed.sort() };
+  }
+
+  /** This gateway's containers as the engine has them, running or not. */
+  async #containers(engine: Engine) {
+    const containers = await engine.call((docker, abortSignal) =>
+      // One label, the rest is looked at here: Podman joins several by or.
+      docker.listContainers({ all: true, filters: { label: [`${labels.managed}=true`] }, abortSignal }),
+    );
+    return containers.filter(
+      ({ Labels }) =>
+        Labels?.[labels.managed] === 'true' && Labels[labels.gateway] === this.#options.gatewayId,
+    );
   }
 
   logs(config: ServerConfig, options: LogOptions): AsyncIterable<string> {
@@ -507,6 +524,8 @@ export class DockerRuntime implements Runtime {
 
   async #engine(signal?: AbortSignal): Promise<Engine> {
     const engine = await this.#connection.get(signal);
+    // Or a watch would be made that nobody closes.
+    this.#closed.signal.throwIfAborted();
     this.#watching(engine);
     return engine;
   }
@@ -519,11 +538,11 @@ export class DockerRuntime implements Runtime {
       onImagesChanged: () => this.#images.forget(),
       onNetworksChanged: () => this.#networks.forget(),
       onLost: (reason) => events.emit('engine.lost', { runtime: 'docker', reason }),
-      onBack: () => {
-        events.emit('engine.back', { runtime: 'docker' });
-        // What lost its streams while the engine was away cannot be used again.
-        this.#sweep(engine).catch(() => {});
-      },
+      onBack: () => events.emit('engine.back', { runtime: 'docker' }),
+      // What lost its streams while the engine was away cannot be used again, and what was to be stopped may still run.
+      onAwake: () => void this.#sweep(engine).catch(() => {}),
+      list: async () =>
+        (await this.#containers(engine)).map(({ Id, State }) => ({ id: Id, isFrozen: State === 'paused' })),
     });
     return this.#watch;
   }

@@ -23,6 +23,7 @@ const probeLimitMs = 5_000;
  * what comes next. A new one to a local socket costs less than a millisecond.
  */
 const idleConnectionMs = 4_000;
+const pingLimitMs = 5_000;
 const callLimitMs = 20_000;
 
 /** What an engine answered instead of doing what was asked. */
@@ -64,6 +65,8 @@ export class Engine {
   readonly address: EngineAddress;
   readonly docker: Dockerode;
   facts: EngineFacts;
+  /** Told when a question was not answered in time. */
+  onSilence = () => {};
   readonly #agent: http.Agent | https.Agent;
 
   constructor(
@@ -100,9 +103,20 @@ export class Engine {
       return await abortable(work(this.docker, either), either);
     } catch (error) {
       signal?.throwIfAborted();
-      if (limit.aborted) throw silent(this.address, limitMs);
+      if (limit.aborted) throw this.#silent(limitMs);
       throw this.translate(error);
     }
+  }
+
+  /** Rejects when it does not answer at once. */
+  async ping(limitMs = pingLimitMs): Promise<void> {
+    // Its typings do not know that it takes options.
+    await this.call(
+      (docker, abortSignal) => docker.ping({ abortSignal } as never) as unknown as Promise<unknown>,
+      {
+        limitMs,
+      },
+    );
   }
 
   /**
@@ -205,9 +219,20 @@ export class Engine {
     } catch (error) {
       answered.then(discard, () => {});
       signal?.throwIfAborted();
-      if (limit.aborted) throw silent(this.address, limitMs);
+      if (limit.aborted) throw this.#silent(limitMs);
       throw this.translate(error);
     }
+  }
+
+  #silent(limitMs: number): GatewayError {
+    this.onSilence();
+    return new GatewayError(
+      'engine_unreachable',
+      `The engine at ${this.address.url} did not answer in ${limitMs / 1000} s.`,
+      {
+        hint: 'It may be frozen or overloaded: look at `docker info` and the engine’s log, then restart it.',
+      },
+    );
   }
 
   /** A failure of dockerode or of one of its streams as `EngineError` or GatewayError; anything else as it is. */
@@ -395,14 +420,6 @@ function unreachable(tried: Tried[], cause?: unknown): GatewayError {
       data: { tried: tried.map(({ address, reason }) => ({ url: address.url, reason })) },
       cause,
     },
-  );
-}
-
-function silent(address: EngineAddress, limitMs: number): GatewayError {
-  return new GatewayError(
-    'engine_unreachable',
-    `The engine at ${address.url} did not answer in ${limitMs / 1000} s.`,
-    { hint: 'It may be frozen or overloaded: look at `docker info` and the engine’s log, then restart it.' },
   );
 }
 

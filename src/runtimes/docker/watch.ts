@@ -16,9 +16,14 @@ export interface EngineWatchOptions {
   onImagesChanged(): void;
   /** A network was removed; or may have been, unwatched. */
   onNetworksChanged(): void;
+  /** The engine does not answer. */
   onLost(reason: string): void;
   /** It answers again; `engine.facts` are fresh. */
   onBack(): void;
+  /** It answers after a while in which it did not, however short: what it was asked meanwhile may be done, or not. */
+  onAwake(): void;
+  /** The containers that we remember, as the engine has them now. Rejects like every call. */
+  list(): Promise<{ id: string; isFrozen: boolean }[]>;
 }
 
 interface Fate {
@@ -26,6 +31,8 @@ interface Fate {
   toldOfMemory: Deferred<void>;
   wasKilled: boolean;
   isFrozen: boolean;
+  /** Freezes and thaws so far. */
+  turns: number;
   /** With the exit code, where the event has it. */
   died: Deferred<number | undefined>;
 }
@@ -36,9 +43,13 @@ export class EngineWatch {
   readonly #fates = new Map<string, Fate>();
   readonly #closed = new AbortController();
   #isOpen = false;
+  #wasOpen = false;
+  #isLost = false;
+  #isSilent = false;
 
   constructor(options: EngineWatchOptions) {
     this.#options = options;
+    options.engine.onSilence = () => void this.#outlastSilence();
     void this.#run();
   }
 
@@ -54,6 +65,7 @@ export class EngineWatch {
       toldOfMemory: deferred(),
       wasKilled: false,
       isFrozen: false,
+      turns: 0,
       died: deferred(),
     });
   }
@@ -70,7 +82,9 @@ export class EngineWatch {
   /** It has been thawed; the event of that may still be on its way. */
   thawed(id: string): void {
     const fate = this.#fates.get(id);
-    if (fate) fate.isFrozen = false;
+    if (!fate) return;
+    fate.isFrozen = false;
+    fate.turns += 1;
   }
 
   /**
@@ -105,23 +119,22 @@ export class EngineWatch {
   }
 
   async #run(): Promise<void> {
-    const { engine, clock, onLost, onBack } = this.#options;
+    const { engine, clock } = this.#options;
     const { signal } = this.#closed;
     const backoff = new Backoff(firstRetryMs, maxRetryMs);
-    let isLost = false;
     while (!signal.aborted) {
       let reason = 'the stream of its events ended';
       try {
+        if (this.#isLost) await engine.refreshFacts();
+        const wasLost = this.#found();
         const events = engineEvents(engine, signal, () => {
           this.#forget();
           this.#isOpen = true;
           backoff.succeed();
+          if (this.#wasOpen) void this.#fillGap().catch(() => {});
+          this.#wasOpen = true;
         });
-        if (isLost) {
-          await engine.refreshFacts();
-          isLost = false;
-          onBack();
-        }
+        if (wasLost) this.#options.onAwake();
         for await (const event of events) this.#take(event);
       } catch (error) {
         reason = messageOf(error);
@@ -129,11 +142,61 @@ export class EngineWatch {
       this.#isOpen = false;
       this.#forget();
       if (signal.aborted) return;
-      if (!isLost) {
-        isLost = true;
-        onLost(reason);
-      }
+      // The stream alone may have broken: a proxy in between that ends what lasts long, an engine that drops a slow reader.
+      if (!this.#isLost && !(await this.#answers())) this.#lost(reason);
       await sleep(backoff.fail(), { clock, signal }).catch(() => {});
+    }
+  }
+
+  /** The engine left a question unanswered: asks until it answers one. */
+  async #outlastSilence(): Promise<void> {
+    const { clock } = this.#options;
+    const { signal } = this.#closed;
+    if (this.#isSilent || this.#isLost || signal.aborted) return;
+    this.#isSilent = true;
+    const backoff = new Backoff(firstRetryMs, maxRetryMs);
+    while (!signal.aborted && !(await this.#answers())) {
+      this.#lost('it does not answer');
+      await sleep(backoff.fail(), { clock, signal }).catch(() => {});
+    }
+    this.#isSilent = false;
+    if (signal.aborted) return;
+    // Where the stream of events broke too, whoever opens it again tells the rest.
+    if (this.#isOpen) this.#found();
+    this.#options.onAwake();
+  }
+
+  #answers(): Promise<boolean> {
+    return this.#options.engine.ping().then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #lost(reason: string): void {
+    if (this.#isLost) return;
+    this.#isLost = true;
+    this.#options.onLost(reason);
+  }
+
+  /** Whether it was lost. */
+  #found(): boolean {
+    if (!this.#isLost) return false;
+    this.#isLost = false;
+    this.#options.onBack();
+    return true;
+  }
+
+  /** Events that came while nobody listened are lost: what matters of them is looked up. */
+  async #fillGap(): Promise<void> {
+    const before = new Map([...this.#fates].map(([id, { turns }]) => [id, turns]));
+    const present = new Map((await this.#options.list()).map(({ id, isFrozen }) => [id, isFrozen]));
+    for (const [id, turns] of before) {
+      const fate = this.#fates.get(id);
+      if (!fate) continue;
+      if (!present.has(id)) fate.died.resolve(undefined);
+      // An event that came after the question is newer than the answer.
+      else if (fate.turns === turns) fate.isFrozen = present.get(id)!;
     }
   }
 
@@ -153,8 +216,10 @@ export class EngineWatch {
       fate.ranOutOfMemory = true;
       fate.toldOfMemory.resolve();
     } else if (action === 'kill') fate.wasKilled = true;
-    else if (action === 'pause' || action === 'unpause') fate.isFrozen = action === 'pause';
-    else if (action === 'die') fate.died.resolve(exitCodeOf(attributes.exitCode));
+    else if (action === 'pause' || action === 'unpause') {
+      fate.isFrozen = action === 'pause';
+      fate.turns += 1;
+    } else if (action === 'die') fate.died.resolve(exitCodeOf(attributes.exitCode));
     else if (action === 'destroy') fate.died.resolve(undefined);
   }
 }
