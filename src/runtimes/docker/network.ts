@@ -1,3 +1,4 @@
+import { abortable, SingleFlight } from '../../base/async.ts';
 import { GatewayError } from '../../base/errors.ts';
 import type { ContainerServer } from '../../config/schema.ts';
 import { defaultNetwork, labels } from './create-options.ts';
@@ -16,6 +17,7 @@ export interface NetworksOptions {
 export class Networks {
   readonly #options: NetworksOptions;
   readonly #known = new Set<string>();
+  readonly #flight = new SingleFlight<void>();
   #changes = 0;
 
   constructor(options: NetworksOptions) {
@@ -37,7 +39,12 @@ export class Networks {
     const { network } = server;
     if (network === 'none' || this.#known.has(network)) return;
     const changes = this.#changes;
-    await ensureNetwork(engine, server, { gatewayId, allowUnsafe, signal });
+    await ensureNetwork(engine, server, {
+      allowUnsafe,
+      signal,
+      // Together: an engine lets two creates of one name succeed, and then finds the name ambiguous.
+      make: (work) => this.#flight.run(gatewayId, () => work(gatewayId)),
+    });
     // Podman tells of no network.
     if (isWatched() && !engine.isPodman && changes === this.#changes) this.#known.add(network);
   }
@@ -46,11 +53,16 @@ export class Networks {
 async function ensureNetwork(
   engine: Engine,
   server: ContainerServer,
-  options: { gatewayId: string; allowUnsafe: boolean; signal?: AbortSignal },
+  options: {
+    allowUnsafe: boolean;
+    signal: AbortSignal | undefined;
+    make(work: (gatewayId: string) => Promise<void>): Promise<void>;
+  },
 ): Promise<void> {
+  const { allowUnsafe, signal, make } = options;
   const name = server.network;
   if (name === 'host' || /^(container|ns):/.test(name)) {
-    if (options.allowUnsafe) return;
+    if (allowUnsafe) return;
     throw new GatewayError(
       'network_missing',
       `Server ${server.name}: network ${name} would share the host's or another container's network.`,
@@ -60,11 +72,17 @@ async function ensureNetwork(
       },
     );
   }
-  const { signal } = options;
   try {
     await engine.call((docker) => docker.getNetwork(name).inspect(), { signal });
     return;
   } catch (error) {
+    if (name === defaultNetwork && isAmbiguous(error)) {
+      await abortable(
+        make(() => removeDuplicates(engine)),
+        signal,
+      );
+      return;
+    }
     if (!(error instanceof EngineError) || error.status !== 404) throw error;
   }
   if (name !== defaultNetwork) {
@@ -73,7 +91,10 @@ async function ensureNetwork(
       hint: `Create it (docker network create ${name}), or leave \`network\` out for ${defaultNetwork}.`,
     });
   }
-  await createDefault(engine, options);
+  await abortable(
+    make((gatewayId) => createDefault(engine, gatewayId)),
+    signal,
+  );
 }
 
 /** What `mcp-network` lacks where somebody else made it, a sentence each. */
@@ -98,51 +119,65 @@ async function uplinkMtu(engine: Engine): Promise<Record<string, string>> {
   return mtu ? { [option]: mtu } : {};
 }
 
-async function createDefault(
-  engine: Engine,
-  { gatewayId, signal }: { gatewayId: string; signal?: AbortSignal },
-): Promise<void> {
+async function createDefault(engine: Engine, gatewayId: string): Promise<void> {
   const create = (Options: Record<string, string>) =>
-    engine.call(
-      (docker, abortSignal) =>
-        docker.createNetwork({
-          Name: defaultNetwork,
-          Driver: 'bridge',
-          CheckDuplicate: true,
-          Options,
-          Labels: { [labels.managed]: 'true', [labels.gateway]: gatewayId },
-          abortSignal,
-        }),
-      { signal },
+    engine.call((docker, abortSignal) =>
+      docker.createNetwork({
+        Name: defaultNetwork,
+        Driver: 'bridge',
+        CheckDuplicate: true,
+        Options,
+        Labels: { [labels.managed]: 'true', [labels.gateway]: gatewayId },
+        abortSignal,
+      }),
     );
-  let id: string | undefined;
   try {
-    id = (await create({ ...isolation, ...(await uplinkMtu(engine)) })).id;
+    await create({ ...isolation, ...(await uplinkMtu(engine)) });
   } catch (error) {
     if (isTaken(error)) return;
     // Podman knows no such option.
     if (!(error instanceof EngineError) || !engine.isPodman) throw error;
     try {
-      id = (await create({})).id;
+      await create({});
     } catch (second) {
       if (!isTaken(second)) throw second;
+      return;
     }
   }
-  if (id) await yieldToEarlier(engine, id, signal);
+  await removeDuplicates(engine);
 }
 
 const isTaken = (error: unknown) =>
   error instanceof EngineError && (error.status === 409 || /already exists/.test(error.message));
 
-/** Docker lets two creates of one name both succeed when they come at once; the later network is taken back. */
-async function yieldToEarlier(engine: Engine, id: string, signal?: AbortSignal): Promise<void> {
-  const networks = await engine.call(
-    (docker, abortSignal) => docker.listNetworks({ filters: { name: [defaultNetwork] }, abortSignal }),
-    { signal },
+const isAmbiguous = (error: unknown) =>
+  error instanceof EngineError && /ambiguous|matches found/.test(error.message);
+
+/**
+ * Docker lets two creates of one name both succeed when two gateways ask at once. The earliest stays, unless nothing but a later
+ * one is in use.
+ */
+async function removeDuplicates(engine: Engine): Promise<void> {
+  const networks = await engine.call((docker, abortSignal) =>
+    docker.listNetworks({ filters: { name: [defaultNetwork] }, abortSignal }),
   );
   const same = networks
     .filter(({ Name }) => Name === defaultNetwork)
-    .sort((a, b) => a.Created.localeCompare(b.Created) || a.Id.localeCompare(b.Id));
-  if (same.length < 2 || same[0]!.Id === id) return;
-  await engine.ensure((docker, abortSignal) => docker.getNetwork(id).remove({ abortSignal }), { signal });
+    .sort((a, b) => b.Created.localeCompare(a.Created) || b.Id.localeCompare(a.Id));
+  let left = same.length;
+  for (const { Id, Labels } of same) {
+    if (left <= 1) return;
+    if (Labels?.[labels.managed] !== 'true') continue;
+    await engine
+      .ensure((docker, abortSignal) => docker.getNetwork(Id).remove({ abortSignal }))
+      .then(
+        () => {
+          left -= 1;
+        },
+        (error: unknown) => {
+          // One that containers are on cannot be removed.
+          if (!(error instanceof EngineError)) throw error;
+        },
+      );
+  }
 }
