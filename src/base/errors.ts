@@ -40,6 +40,7 @@ export const errorCatalogue = {
   volume_unusable: { http: 503, rpc: -32000 },
   network_missing: { http: 503, rpc: -32000 },
   engine_unreachable: { http: 503, rpc: -32000 },
+  disk_full: { http: 507, rpc: -32000 },
   runtime_unavailable: { http: 503, rpc: -32000 },
   start_failed: { http: 502, rpc: -32000 },
   start_timeout: { http: 504, rpc: -32000 },

@@ -15,6 +15,7 @@ import { BuildContexts, packedDockerfile, packInMemory } from './build-context.t
 import { type ChosenUser, labels, proxyVariables } from './create-options.ts';
 import { type Engine, EngineError } from './engine.ts';
 import { registryCredentials } from './registry-auth.ts';
+import { diskFull, diskFullHint } from './start-errors.ts';
 
 const dayMs = 86_400_000;
 const outputLines = 15;
@@ -377,7 +378,7 @@ export class Images {
     let current = '';
     const failed = (message: string, hint: string, cause?: unknown) =>
       new GatewayError(
-        'build_failed',
+        diskFull.test(message) ? 'disk_full' : 'build_failed',
         `Server ${server.name}: building ${tag} failed${current}: ${message}`,
         {
           server: server.name,
@@ -438,7 +439,7 @@ export class Images {
     const limit = AbortSignal.timeout(server.timeouts.buildMs);
     const fail = (cause: string, hint: string, error?: unknown) =>
       new GatewayError(
-        'image_missing',
+        diskFull.test(cause) ? 'disk_full' : 'image_missing',
         `Server ${server.name}: the image ${name} cannot be pulled: ${cause}`,
         {
           server: server.name,
@@ -512,6 +513,7 @@ const noRegistry =
 const notThere = /not found|denied|manifest unknown|unauthorized|does not exist|no such image|not known/i;
 
 function pullHint(name: string, cause: string): string {
+  if (diskFull.test(cause)) return `Make room for it. ${diskFullHint}`;
   if (noRegistry.test(cause)) {
     return `Its registry does not answer: check the network, build the image here (\`build\` in servers.yaml), or docker load it.`;
   }
@@ -522,6 +524,7 @@ function pullHint(name: string, cause: string): string {
 }
 
 function buildHint(message: string, current: string, output: string[]): string {
+  if (diskFull.test(message)) return `Make room for it. ${diskFullHint}`;
   if (/\(FROM /i.test(current) && (noRegistry.test(message) || notThere.test(message))) {
     return 'Its base image is neither here nor in a registry that answers: make images (or scripts/base-images.sh) makes local ones; NODE_IMAGE and PYTHON_IMAGE name others.';
   }

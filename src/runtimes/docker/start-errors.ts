@@ -4,12 +4,31 @@ import type { ContainerServer } from '../../config/schema.ts';
 import { EngineError } from './engine.ts';
 import type { ImageFacts } from './images.ts';
 
+/** What engines and the tools in their builds say of a full disk. */
+export const diskFull = /no space left on device|ENOSPC|disk quota exceeded/i;
+export const diskFullHint =
+  'docker system df shows what fills it; docker image prune and docker builder prune free what nobody uses.';
+
 /** What the engine said when a container could not be created or started, as an error that names the next step. */
 export function startError(server: ContainerServer, image: ImageFacts, error: unknown): unknown {
   if (!(error instanceof EngineError)) return error;
   const text = printable(error.message, 600);
   const details = (hint: string) => ({ server: server.name, hint, cause: error });
   const command = (server.entrypoint ?? server.command ?? image.entrypoint)[0];
+  if (diskFull.test(text)) {
+    return new GatewayError(
+      'disk_full',
+      `Server ${server.name}: the engine’s disk is full: ${text}`,
+      details(`Make room, then call again. ${diskFullHint}`),
+    );
+  }
+  if (/OOM-killed|memory limit too low/i.test(text)) {
+    return new GatewayError(
+      'out_of_memory',
+      `Server ${server.name}: its memory does not even suffice to start it: ${text}`,
+      details(`Raise limits.memory of ${server.name} in servers.yaml.`),
+    );
+  }
   if (/exec format error/i.test(text)) {
     return new GatewayError(
       'image_unusable',
