@@ -28,6 +28,7 @@ import {
 import { addressed, discover, handshakeFrom, initialize, lifeSign, listen, opening } from './dialect.ts';
 import { FloodGuard } from './flood-guard.ts';
 import { GivenUpCalls } from './given-up-calls.ts';
+import { isHostWell } from './health.ts';
 import type { CallOptions, Handshake, Outcome, OutgoingRequest, Purpose } from './lease.ts';
 import { Suspects } from './suspects.ts';
 
@@ -683,7 +684,8 @@ export class Connection {
   /** Asks for a sign of life: an instance that says nothing at all is given up. */
   #checkLife(verdict: GatewayError): void {
     const heard = this.#heard;
-    this.askForLife().catch(() => {
+    this.askForLife().catch(async () => {
+      if (this.#heard !== heard || !(await isHostWell(this.#instance!))) return;
       if (this.#heard === heard) this.#condemn(verdict);
     });
   }

@@ -41,7 +41,7 @@ export function endedBeforeReady(remains: Remains, opening: string): GatewayErro
     `Server ${server.name} ended before it answered ${opening} (${instance}${reason(exit)}).${lastLines(remains)}`,
     {
       ...details(remains),
-      hint: exit?.hint ?? (exit?.outOfMemory ? nextStep(remains) : mendStart(remains)),
+      hint: exit?.hint ?? (exit?.outOfMemory || exit?.isHostLost ? nextStep(remains) : mendStart(remains)),
     },
   );
 }
@@ -78,6 +78,7 @@ export function sizeText(bytes: number): string {
 function reason(exit: Exit | undefined): string {
   if (!exit) return '';
   if (exit.outOfMemory) return ': out of memory';
+  if (exit.isHostLost) return ': the connection to its engine broke';
   if (exit.signal !== undefined) return `: killed by ${exit.signal}`;
   return exit.code === undefined ? '' : `: exit code ${exit.code}`;
 }
@@ -86,6 +87,9 @@ function nextStep({ server, exit }: Remains): string {
   if (exit?.outOfMemory) {
     const limit = 'limits' in server ? ` (now ${sizeText(server.limits.memoryBytes)})` : '';
     return `Raise limits.memory of ${server.name} in servers.yaml${limit}, or ask it for less.`;
+  }
+  if (exit?.isHostLost) {
+    return 'See whether the engine runs (docker info); the next call starts the server again as soon as it does.';
   }
   return `The next call starts it again; mcp-gateway logs ${server.name} shows what it wrote.`;
 }

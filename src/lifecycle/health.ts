@@ -1,4 +1,6 @@
 import type { Clock } from '../base/async.ts';
+import { GatewayError } from '../base/errors.ts';
+import type { Instance } from '../runtimes/runtime.ts';
 
 /** What is asked whether it is well. */
 export interface Patient {
@@ -8,18 +10,28 @@ export interface Patient {
   heard(): number;
   /** Rejects when there is no answer in time; an error is an answer. */
   ask(): Promise<unknown>;
+  /** Whether what it runs on answers: if not, its silence says nothing about it. */
+  isHostWell(): Promise<boolean>;
   /** It did not answer several times in a row. Nothing is asked after that. */
   onSilence(): void;
 }
 
+/** Asked in a row; the second and the third time at once, so that a call seldom finds out first. */
 const silencesUntilGivenUp = 3;
+
+/** Whether what an instance runs on answers. */
+export function isHostWell(instance: Pick<Instance, 'stats'>): Promise<boolean> {
+  return instance.stats().then(
+    () => true,
+    (error) => !(error instanceof GatewayError && error.code === 'engine_unreachable'),
+  );
+}
 
 /** Asks a running instance at intervals whether it is well, so that a hanging one is replaced before a call finds out. */
 export class HealthCheck {
   readonly #patient: Patient;
   readonly #intervalMs: number;
   readonly #clock: Clock;
-  #silences = 0;
   #heard = 0;
   #cancelTimer: (() => void) | undefined;
 
@@ -43,19 +55,25 @@ export class HealthCheck {
 
   async #look(): Promise<void> {
     const timer = this.#cancelTimer;
-    const heard = this.#patient.heard();
-    if (heard !== this.#heard) this.#silences = 0;
-    else if (this.#patient.isAskable()) {
-      this.#silences = await this.#patient.ask().then(
-        () => 0,
-        () => this.#silences + 1,
-      );
-    }
+    const isSilent = await this.#isSilent();
     this.#heard = this.#patient.heard();
     // Stopped, or started anew, while it was asked.
     if (this.#cancelTimer !== timer) return;
     this.#cancelTimer = undefined;
-    if (this.#silences >= silencesUntilGivenUp) this.#patient.onSilence();
+    if (isSilent) this.#patient.onSilence();
     else this.start();
+  }
+
+  async #isSilent(): Promise<boolean> {
+    const patient = this.#patient;
+    for (let silences = 0; silences < silencesUntilGivenUp; silences += 1) {
+      if (patient.heard() !== this.#heard || !patient.isAskable()) return false;
+      const hasAnswered = await patient.ask().then(
+        () => true,
+        () => false,
+      );
+      if (hasAnswered || !(await patient.isHostWell())) return false;
+    }
+    return patient.heard() === this.#heard;
   }
 }

@@ -11,7 +11,7 @@ import type { Ask } from './client-questions.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
 import type { KnownEra } from './era.ts';
-import { HealthCheck } from './health.ts';
+import { HealthCheck, isHostWell } from './health.ts';
 import { Launch, settledWithin, stopSlackMs } from './launch.ts';
 import {
   type Handshake,
@@ -187,6 +187,7 @@ export class Member implements Candidate {
         isAskable: () => this.state === 'ready' && this.#atWork === 0,
         heard: () => this.#connection.heard,
         ask: () => this.#connection.askForLife(),
+        isHostWell: () => isHostWell(this.#instance!),
         // One that has got a call meanwhile shows by that whether it works.
         onSilence: () => (this.#atWork === 0 ? this.#connection.giveUp() : this.#health.start()),
       },

@@ -267,6 +267,7 @@ export class Pool implements StandbyServer {
   forgive(): void {
     this.#failures.forgive();
     this.spares.forgive();
+    this.#startFailed = false;
     this.#cancelKeep?.();
     this.#cancelKeep = undefined;
     this.keepMinimum();

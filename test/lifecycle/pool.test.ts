@@ -590,51 +590,6 @@ describe('failing', () => {
     expect(await fleet.call('files', call)).toEqual({ era: 'legacy', result: {} });
   });
 
-  it('asks idle instances whether they are well, and replaces one that is silent three times', async () => {
-    let pings = 0;
-    let isDeaf = false;
-    const { fleet, runtime, clock } = scriptedFleet([serverOf('files', { pauseAfterMs: 200_000 })], {
-      script: {
-        onRequest(instance, request) {
-          if (request.method === 'ping') {
-            pings += 1;
-            if (!isDeaf)
-              instance.says({ jsonrpc: '2.0', id: request.id, error: { code: -32601, message: 'what?' } });
-          } else if (!isDeaf) instance.answer(request, {});
-        },
-      },
-    });
-    // It has just spoken, and then it is held.
-    const lease = await fleet.lease('files');
-    await clock.pass(60_000);
-    expect(pings).toBe(0);
-    lease.release();
-    await clock.pass(60_000);
-    expect(pings).toBe(2);
-    isDeaf = true;
-    await clock.pass(80_000);
-    expect(pings).toBe(4);
-    // Who answers a call is well.
-    isDeaf = false;
-    await fleet.call('files', call);
-    isDeaf = true;
-    await clock.pass(110_000);
-    expect(pings).toBe(6);
-    expect(runtime.running).toHaveLength(1);
-    await clock.pass(40_000);
-    expect(pings).toBe(7);
-    expect(runtime.running).toEqual([]);
-    expect(fleet.status('files')).toMatchObject({ instances: [], lastError: { code: 'instance_crashed' } });
-    isDeaf = false;
-    await fleet.call('files', call);
-    await clock.pass(210_000);
-    const before = pings;
-    expect(runtime.last.isPaused).toBe(true);
-    await clock.pass(80_000);
-    expect(pings).toBe(before);
-    expect(runtime.violations).toEqual([]);
-  });
-
   it('keeps an instance that is slow with one call and answers others', async () => {
     const { fleet, runtime, clock } = scriptedFleet([serverOf('files', { timeouts: { callMs: 1000 } })], {
       script: {
