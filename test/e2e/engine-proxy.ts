@@ -6,7 +6,11 @@ export class EngineProxy {
   readonly path: string;
   readonly #engine: string;
   #server: Server | undefined;
+  /** Whoever asks for events is cut off. */
+  areEventsBlocked = false;
   readonly #sockets = new Set<Socket>();
+  /** Those on which the engine's events were asked for. */
+  readonly #events = new Set<Socket>();
 
   constructor(path: string, engine = '/var/run/docker.sock') {
     this.path = path;
@@ -21,6 +25,12 @@ export class EngineProxy {
     await rm(this.path, { force: true });
     this.#server = createServer((client) => {
       const engine = createConnection(this.#engine);
+      client.on('data', (chunk: Buffer) => {
+        if (!/^GET \S*\/events\?/.test(chunk.toString('latin1'))) return;
+        if (this.areEventsBlocked) client.destroy();
+        this.#events.add(client);
+        client.on('close', () => this.#events.delete(client));
+      });
       for (const [from, to] of [
         [client, engine],
         [engine, client],
@@ -35,6 +45,11 @@ export class EngineProxy {
       }
     });
     await new Promise<void>((resolve) => this.#server!.listen(this.path, resolve));
+  }
+
+  /** The streams of events break, and nothing else. */
+  cutEvents(): void {
+    for (const socket of this.#events) socket.destroy();
   }
 
   /** Every connection breaks, as when the daemon is stopped. */
