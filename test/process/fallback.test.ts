@@ -51,6 +51,7 @@ function makeRuntime() {
 
 const docker = (name: string, overrides: Partial<DockerServer> = {}): DockerServer => ({
   ...containerServer(name),
+  compileCache: false,
   env: { GREETING: 'hello' },
   workingDir: '/app',
   fallback: 'process',
