@@ -36,6 +36,11 @@ it('answers lists from the kept catalog after a restart, without starting anythi
   }
 });
 
+it('ends when it is told to while it is just meeting the engine', async () => {
+  await using gateway = await startGateway({ config });
+  expect(await gateway.end()).toBe(0);
+});
+
 it('serves lists while the engine is away, says what to do, and recovers by itself', async () => {
   const folder = await temporaryFolder();
   const proxy = new EngineProxy(join(folder, 'engine.sock'));
