@@ -18,7 +18,7 @@ export interface SoakOptions {
   /** Calls a second of all of them. */
   rate: number;
   seed: string;
-  /** Told where it stands, ten times and at least every 30 s. */
+  /** Told where it stands, at least every 30 s. */
   onProgress?(progress: Progress): void;
 }
 
@@ -99,7 +99,10 @@ class Run {
     const clients = this.#clients(draw).map((client) => client.live());
     const faults = this.#harm(drawFaults(draw.of('faults'), this.#totalMs), draw.of('victims'));
     const watching = this.#watch();
+    const telling = setInterval(() => this.#tell(), Math.min(30_000, this.#totalMs / 10));
     await sleep(this.#totalMs);
+    clearInterval(telling);
+    this.#tell();
     this.#isOver = true;
     await Promise.all([...clients, faults, watching]);
     await this.#end();
@@ -229,12 +232,10 @@ class Run {
   /** Looks at what the gateway holds, all the time. */
   async #watch(): Promise<void> {
     const everyMs = Math.min(5000, Math.max(500, this.#totalMs / 120));
-    const progressMs = Math.min(30_000, this.#totalMs / 10);
-    let nextProgressMs = progressMs;
     let tookMs = 0;
     while (!this.#isOver) {
       // To look stops the gateway for a moment: on a busy machine that must not become all that it does.
-      await sleep(Math.max(everyMs, 20 * tookMs));
+      await sleep(Math.max(everyMs, Math.min(20 * tookMs, this.#totalMs / 40)));
       await this.#up;
       const gateway = this.#gateway;
       const beganMs = this.#now();
@@ -246,15 +247,12 @@ class Run {
       });
       tookMs = this.#now() - beganMs;
       if (vitals) this.#samples.push(vitals);
-      if (this.#now() < nextProgressMs) continue;
-      nextProgressMs += progressMs;
-      this.#options.onProgress?.({
-        atMs: this.#now(),
-        ledger: this.#ledger,
-        vitals: this.#samples.at(-1),
-        faults: this.#faults,
-      });
     }
+  }
+
+  #tell(): void {
+    const vitals = this.#samples.at(-1);
+    this.#options.onProgress?.({ atMs: this.#now(), ledger: this.#ledger, vitals, faults: this.#faults });
   }
 
   async #look(gateway: GatewayProcess): Promise<Vitals> {
