@@ -13,7 +13,7 @@ beforeAll(async () => {
     servers: {
       slow: { fixture: 'slow-start', env: { START_DELAY_MS: '500' }, idle_timeout: '100ms' },
       everything: { concurrency: 1, timeouts: { call: '2s' } },
-      asks: { fixture: 'asks-the-user', timeouts: { client: '1s' } },
+      asks: { fixture: 'asks-the-user', timeouts: { client: '2s' } },
     },
   });
   await gateway.settled();
@@ -135,7 +135,7 @@ describe('a legacy client that loses its connection', () => {
 
   it('has its call run on, and the answer when it comes back', async () => {
     const before = await cancellations('everything');
-    const { exchange, resume } = await begin('progress', { steps: 4, ms: 100 });
+    const { exchange, resume } = await begin('progress', { steps: 4, ms: 300 });
     exchange.drop();
     await exchange.ended;
     expect(held('everything')).toBe(1);
@@ -149,7 +149,7 @@ describe('a legacy client that loses its connection', () => {
   });
 
   it('and never comes back: its call is freed at its end', async () => {
-    const { exchange } = await begin('progress', { steps: 3, ms: 100 });
+    const { exchange } = await begin('progress', { steps: 3, ms: 300 });
     exchange.drop();
     await exchange.ended;
     expect(held('everything')).toBe(1);

@@ -250,7 +250,7 @@ class World implements AsyncDisposable {
   }
 
   wasHitByCrash({ startedMs, endedMs = now() }: Pick<Call, 'startedMs' | 'endedMs'>): boolean {
-    return this.crashes.some((atMs) => startedMs < atMs + 500 && endedMs > atMs);
+    return this.crashes.some((atMs) => startedMs < atMs + 1000 && endedMs > atMs);
   }
 
   /** Waits for what must come; a fault when it does not. */
