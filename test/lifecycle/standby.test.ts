@@ -417,6 +417,24 @@ describe('room', () => {
     expect(fleet.standbyBytes).toBe(800 * megabyte);
   });
 
+  it('in memory is not counted as free before it is', async () => {
+    const gate = deferred<void>();
+    const { fleet, runtime, clock } = scriptedFleet(named('a', 'b'), {
+      gateway: { standbyMemoryBytes: 600 * megabyte },
+      script: { memoryBytes: () => 500 * megabyte },
+    });
+    fleet.start();
+    await clock.pass(5000);
+    expect(here(runtime.running)).toEqual(['a frozen']);
+    runtime.script.stop = () => gate.promise;
+    await fleet.call('b', call);
+    await clock.pass(5000);
+    expect(here(runtime.running)).toEqual(['a frozen', 'b']);
+    gate.resolve();
+    await clock.pass(5000);
+    expect(here(runtime.running)).toEqual(['b', 'b frozen']);
+  });
+
   it('in memory is given back by spares that turn out too large', async () => {
     const { fleet, runtime, clock } = scriptedFleet(named('a', 'b'), {
       gateway: { standbyMemoryBytes: 1024 * megabyte },
