@@ -5,6 +5,8 @@ import { seconds } from './diagnosis.ts';
 
 /** Failures in a row after which calls are refused until the next try. */
 const breakerFailures = 3;
+/** How long the try after them gets one call at a time, unless it answers sooner: one that lives on for so long is in no crash loop. */
+export const trialMs = 5_000;
 
 /** What went wrong last, for people. */
 export interface LastError {
@@ -18,6 +20,8 @@ export interface LastError {
 interface Tried {
   /** Calls that it has answered. */
   readonly answered: number;
+  /** When it became ready, or its last call ended. */
+  readonly idleSinceMs: number;
 }
 
 /** How a server has failed lately, and when it gets another try. */
@@ -54,6 +58,11 @@ export class Failures {
   /** Whether it failed so often that nobody should wait for the next try. */
   get isBreakerOpen(): boolean {
     return this.#backoff.failures >= breakerFailures;
+  }
+
+  /** Whether an instance that is ready is the try after too many failures: it gets one call at a time. */
+  isOnTrial({ answered, idleSinceMs }: Tried): boolean {
+    return this.isBreakerOpen && answered === 0 && this.#clock.now() - idleSinceMs < trialMs;
   }
 
   /** What is shown of it; counts for nothing. */

@@ -14,6 +14,8 @@ export interface GroupRules {
   /** Of what ran last. */
   era(): Era | undefined;
   isClosed(): boolean;
+  /** Whether it is to get one call at a time, because of those before it. */
+  isOnTrial(member: Member): boolean;
   /** Whether a start is permitted now; those who wait have been told, or are served later. */
   mayStart(group: Group): boolean;
   /** One more member is needed, for calls or for upkeep alone. */
@@ -136,8 +138,10 @@ export class Group {
     return candidates.length === 0 ? undefined : this.#rules.balancer.pick(candidates);
   }
 
-  #isOpen({ state, calls, era }: Member): boolean {
-    return state === 'ready' && calls < this.#concurrency(era);
+  #isOpen(member: Member): boolean {
+    const { state, calls, era } = member;
+    if (state !== 'ready' || calls >= this.#concurrency(era)) return false;
+    return calls === 0 || !this.#rules.isOnTrial(member);
   }
 
   /**

@@ -12,7 +12,7 @@ import { cancelled } from './connection.ts';
 import { DesiredState, type Only } from './desired-state.ts';
 import { seconds } from './diagnosis.ts';
 import { KnownEra } from './era.ts';
-import { Failures } from './failures.ts';
+import { Failures, trialMs } from './failures.ts';
 import { Footprint, heldBy } from './footprint.ts';
 import { Group, type GroupRules } from './group.ts';
 import {
@@ -74,6 +74,7 @@ export class Pool implements StandbyServer {
   #nextSerial = 1;
   #waiting = 0;
   #cancelRetry: (() => void) | undefined;
+  #retryAtMs = 0;
   #cancelKeep: (() => void) | undefined;
   #startFailed = false;
   #shownState: ServerState = 'stopped';
@@ -90,6 +91,7 @@ export class Pool implements StandbyServer {
       asks: () => this.#asks,
       era: () => this.#era.latest,
       isClosed: () => this.#isClosed,
+      isOnTrial: (member) => this.#failures.isOnTrial(member),
       mayStart: (group) => this.#mayStart(group),
       add: (group, isForUse) => {
         const spare = isForUse ? this.#takeSpare(group) : undefined;
@@ -259,6 +261,7 @@ export class Pool implements StandbyServer {
         this.#keepLater(retryInMs);
         return;
       }
+      if (this.#isTrying()) return;
       this.#takeSpare(group) ?? this.#start(group, 'call');
     }
   }
@@ -477,16 +480,39 @@ export class Pool implements StandbyServer {
   /** Whether the server is given another try now; if not, those who wait are told, or wait for the next one. */
   #mayStart(group: Group): boolean {
     const { retryInMs, isBreakerOpen } = this.#failures;
-    if (retryInMs === 0) return true;
+    // While one is tried out, the others wait for what becomes of it.
+    if (retryInMs === 0) return !this.#isTrying();
     if (isBreakerOpen && group.members.length === 0) {
       group.line.refuseAll(this.#failures.refusal());
     } else {
-      this.#cancelRetry ??= this.#clock.schedule(() => {
-        this.#cancelRetry = undefined;
-        for (const waiting of [...this.#groups.values()]) waiting.serve();
-      }, retryInMs);
+      this.#serveAllIn(retryInMs);
     }
     return false;
+  }
+
+  /** Whether the server is just given one more try, after failing too often. */
+  #isTrying(): boolean {
+    if (!this.#failures.isBreakerOpen) return false;
+    return this.#members().some(
+      (member) => member.state === 'starting' || (member.calls > 0 && this.#failures.isOnTrial(member)),
+    );
+  }
+
+  /** Something has become of a try: so it is told to all who waited for that. */
+  #serveAll(): void {
+    for (const waiting of [...this.#groups.values()]) waiting.serve();
+    this.keepMinimum();
+  }
+
+  #serveAllIn(delayMs: number): void {
+    const atMs = this.#clock.now() + delayMs;
+    if (this.#cancelRetry && this.#retryAtMs <= atMs) return;
+    this.#cancelRetry?.();
+    this.#retryAtMs = atMs;
+    this.#cancelRetry = this.#clock.schedule(() => {
+      this.#cancelRetry = undefined;
+      this.#serveAll();
+    }, delayMs);
   }
 
   #ownerFor(group: Group): MemberOwner {
@@ -506,6 +532,10 @@ export class Pool implements StandbyServer {
         for (const other of [...group.members]) if (other.isSlow) other.giveUpThaw();
         this.#desired.applyTo(member, this.#only(group));
         group.serve();
+        if (this.#failures.isBreakerOpen) {
+          this.#serveAllIn(trialMs);
+          this.keepMinimum();
+        }
         onSparesDue();
         for (const other of [...group.members]) if (other !== member) other.look();
         listener.onReady(name, group.affinity, member.startedFor);
@@ -523,12 +553,15 @@ export class Pool implements StandbyServer {
         }
         if (group.members.length > 0 || !isFault) group.serve();
         else group.line.refuseAll(error);
+        if (this.#failures.isBreakerOpen) this.#serveAll();
         onSparesDue();
         onChange();
       },
       onFree: (member) => {
+        const wasBreakerOpen = this.#failures.isBreakerOpen;
         this.#failures.forgiveIfWell(member);
-        if (group.line.size > 0) group.serve();
+        if (wasBreakerOpen) this.#serveAll();
+        else if (group.line.size > 0) group.serve();
         onChange();
       },
       onThawed: (member) => {
@@ -555,6 +588,7 @@ export class Pool implements StandbyServer {
         this.#failures.count(member, { isCrash: true });
         if (this.#server.stateful) this.#loseState(member, 'crash');
         group.serve();
+        if (this.#failures.isBreakerOpen) this.#serveAll();
       },
       onCrash: (_member, error) => {
         this.#failures.remember(error);

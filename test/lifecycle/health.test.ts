@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { GatewayError } from '../../src/base/errors.ts';
-import { rejection, scriptedFleet, serverOf } from './fixtures.ts';
+import { rejection, type ServerSettings, scriptedFleet, serverOf } from './fixtures.ts';
 import { settle } from './held-clock.ts';
 import type { Script } from './scripted-runtime.ts';
 
@@ -170,5 +170,103 @@ describe('a server whose instances fall silent one after the other', () => {
     await settle();
     expect(fleet.status('files')).toMatchObject({ state: 'ready', retryAtMs: undefined });
     expect(runtime.running).toHaveLength(2);
+  });
+});
+
+describe('a server that has failed three times in a row', () => {
+  /** Its instances die at each call, until `script.onRequest` is another. */
+  async function failing(settings: ServerSettings = {}) {
+    const test = scriptedFleet([serverOf('files', settings)], {
+      script: { onRequest: (instance) => instance.dies({ code: 1 }) },
+    });
+    const { fleet, clock, runtime } = test;
+    await rejection(fleet.call('files', call));
+    await rejection(fleet.call('files', call));
+    const third = rejection(fleet.call('files', call));
+    await clock.pass(2000);
+    await third;
+    expect((await rejection(fleet.call('files', call))).data).toMatchObject({ retryInMs: 4000 });
+    expect(runtime.instances).toHaveLength(3);
+    runtime.script = { onRequest() {} };
+    await clock.pass(4000);
+    return test;
+  }
+  const many = (count: number, one: () => Promise<unknown>) => {
+    const outcomes: unknown[] = [];
+    for (let n = 0; n < count; n += 1) {
+      void one().then(
+        () => outcomes.push('answered'),
+        (error: GatewayError) => outcomes.push(error.code),
+      );
+    }
+    return outcomes;
+  };
+
+  it('is tried with one start and one call; the others wait, and are served when that is answered', async () => {
+    const { fleet, runtime } = await failing({ pool: { max: 3 }, concurrency: 2 });
+    const outcomes = many(6, () => fleet.call('files', call));
+    await settle();
+    expect(runtime.instances).toHaveLength(4);
+    expect(runtime.last.open).toHaveLength(1);
+    runtime.last.answer(runtime.last.open[0]!, {});
+    await settle();
+    expect(outcomes).toEqual(['answered']);
+    expect(runtime.running).toHaveLength(3);
+    for (const instance of runtime.running) for (const request of instance.open) instance.answer(request, {});
+    await settle();
+    expect(outcomes).toEqual(Array(6).fill('answered'));
+    expect(fleet.status('files').state).toBe('ready');
+  });
+
+  it('has all told at once when that call kills it too, and pauses twice as long', async () => {
+    const { fleet, runtime, clock } = await failing({ pool: { max: 3 } });
+    const outcomes = many(4, () => fleet.call('files', call));
+    await settle();
+    runtime.last.dies({ code: 1 });
+    await clock.pass(100);
+    expect(outcomes.sort()).toEqual([
+      'instance_crashed',
+      'server_failing',
+      'server_failing',
+      'server_failing',
+    ]);
+    expect(runtime.instances).toHaveLength(4);
+    expect((await rejection(fleet.call('files', call))).data).toMatchObject({ failures: 4, retryInMs: 7900 });
+  });
+
+  it('is tried by one session alone where each has an instance of its own', async () => {
+    const { fleet, runtime } = await failing({ isolation: 'session' });
+    let session = 0;
+    const outcomes = many(3, () => fleet.call('files', call, { affinity: `s${session++}` }));
+    await settle();
+    expect(runtime.instances).toHaveLength(4);
+    runtime.last.answer(runtime.last.open[0]!, {});
+    await settle();
+    expect(outcomes).toEqual(['answered']);
+    expect(runtime.instances).toHaveLength(6);
+  });
+
+  it('does not keep the others waiting for a long call', async () => {
+    const { fleet, runtime, clock } = await failing();
+    const outcomes = many(3, () => fleet.call('files', call));
+    await clock.pass(4999);
+    expect(runtime.last.open).toHaveLength(1);
+    await clock.pass(1);
+    expect(runtime.last.open).toHaveLength(3);
+    for (const request of runtime.last.open) runtime.last.answer(request, {});
+    await settle();
+    expect(outcomes).toEqual(Array(3).fill('answered'));
+  });
+
+  it('goes on to the next who waits when the one who tried it has gone', async () => {
+    const { fleet, runtime } = await failing({ isolation: 'session' });
+    runtime.script.start = () => new Promise(() => {});
+    const first = rejection(fleet.call('files', call, { affinity: 'a' }));
+    const second = fleet.call('files', call, { affinity: 'b' });
+    await settle();
+    runtime.script = {};
+    fleet.endSession('a');
+    expect((await first).code).toBe('session_unknown');
+    expect(await second).toMatchObject({ result: {} });
   });
 });
