@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { type Clock, deferred, sleep } from '../../base/async.ts';
+import { messageOf } from '../../base/errors.ts';
 import type { ContainerServer } from '../../config/schema.ts';
 import type { Message } from '../../protocol/jsonrpc.ts';
 import type { Exit, Instance, StartOptions } from '../runtime.ts';
@@ -10,6 +11,10 @@ import { exitHint, heapExhausted } from './exit-hints.ts';
 import type { EngineWatch } from './watch.ts';
 
 const pauseLimitMs = 10_000;
+/** What Engine 20.10 says under load of a container that it has frozen a moment ago; asked again, it thaws it. */
+const stillFreezing = /cannot resume a running process/i;
+const maxThaws = 20;
+const thawAgainMs = 10;
 /** Engine 20.10 takes a second. */
 const statsLimitMs = 5_000;
 /** Between two samples that tell how busy it is. */
@@ -170,10 +175,18 @@ export class ContainerInstance implements Instance {
   }
 
   async resume(): Promise<void> {
-    const { engine, watch, id } = this.#parts;
-    await engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
-      limitMs: pauseLimitMs,
-    });
+    const { engine, watch, id, clock } = this.#parts;
+    for (let tries = 1; ; tries += 1) {
+      try {
+        await engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
+          limitMs: pauseLimitMs,
+        });
+        break;
+      } catch (error) {
+        if (tries === maxThaws || !stillFreezing.test(messageOf(error))) throw error;
+        await sleep(thawAgainMs, { clock });
+      }
+    }
     this.#isPaused = false;
     watch.thawed(id);
   }
