@@ -20,7 +20,7 @@ describe('a list in pages', () => {
   it('is one page when it is short, without a cursor', () => {
     const page = new Listing('tools', offeredBy('a', 3), 1000).page();
     expect(page.nextCursor).toBeUndefined();
-    expect(JSON.parse(page.json)).toEqual({ tools: page.entries });
+    expect(JSON.parse(page.json.toString())).toEqual({ tools: page.entries });
   });
 
   it('comes whole and in order over its pages', () => {
@@ -33,7 +33,7 @@ describe('a list in pages', () => {
 
   it('carries the cursor in the JSON text, and the text is made once', () => {
     const page = new Listing('prompts', offeredBy('a', 3), 2).page();
-    expect(JSON.parse(page.json)).toEqual({ prompts: page.entries, nextCursor: page.nextCursor });
+    expect(JSON.parse(page.json.toString())).toEqual({ prompts: page.entries, nextCursor: page.nextCursor });
     expect(page.json).toBe(page.json);
   });
 

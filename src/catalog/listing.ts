@@ -40,8 +40,8 @@ export interface Page {
   nextCursor?: string;
   /** One for all pages of the list. */
   readonly caching: Caching;
-  /** The result of the list method as JSON text, made once. */
-  readonly json: string;
+  /** The result of the list method as JSON, made once: the same bytes as long as nothing has changed. */
+  readonly json: Buffer;
 }
 
 /** What holds for a list whose server does not say: it is to be asked for each time. */
@@ -101,13 +101,13 @@ export class Listing {
     const entries = this.entries.slice(start, end);
     const nextCursor = end < this.offered.length ? this.#cursorAt(end) : undefined;
     const { kind, caching } = this;
-    let json: string | undefined;
+    let json: Buffer | undefined;
     return {
       entries,
       nextCursor,
       caching,
       get json() {
-        json ??= JSON.stringify({ [kind]: entries, nextCursor });
+        json ??= Buffer.from(JSON.stringify({ [kind]: entries, nextCursor }));
         return json;
       },
     };

@@ -112,10 +112,10 @@ interface Call extends Caller {
   readonly conversation: Conversation;
 }
 
-/** A result that is kept as text, so that lists are not written anew for each client. */
+/** A result that is kept as JSON, so that lists are not written anew for each client. */
 interface Prepared {
   id: Id;
-  resultJson: string;
+  resultJson: Buffer;
 }
 
 /** The answer to a request. */
@@ -125,7 +125,7 @@ export type { Scope } from '../catalog/catalog.ts';
 export type { Origin } from './modern-requests.ts';
 
 type Handler = (call: Call, params: Params) => Answer | Promise<Answer>;
-type Answer = Outcome | { resultJson: string };
+type Answer = Outcome | { resultJson: Buffer };
 
 /** Requests of one session that may be worked on at a time. */
 const maxInFlight = 1000;

@@ -59,7 +59,7 @@ interface Asked extends Caller {
   readonly gone: AbortController;
 }
 
-type Answer = Outcome | { resultJson: string };
+type Answer = Outcome | { resultJson: Buffer };
 type Handler = (asked: Asked) => Answer | Promise<Answer>;
 
 const maxSubscriptions = 1000;
@@ -84,8 +84,8 @@ export class ModernRequests {
   readonly #version: string;
   readonly #clock: Clock;
   readonly #methods: ReadonlyMap<string, Handler>;
-  /** The text of a page as this era has it, made once. */
-  readonly #pages = new WeakMap<Page, string>();
+  /** A page as this era has it, made once. */
+  readonly #pages = new WeakMap<Page, Buffer>();
   readonly #listening = new Set<AbortController>();
 
   constructor(options: ModernRequestsOptions) {
@@ -208,7 +208,10 @@ export class ModernRequests {
     if (resultJson === undefined) {
       const { ttlMs, cacheScope } = page.caching;
       const more = { resultType: 'complete', ttlMs, cacheScope, _meta: this.#serverInfo(scope) };
-      resultJson = `${page.json.slice(0, -1)},${JSON.stringify(more).slice(1)}`;
+      resultJson = Buffer.concat([
+        page.json.subarray(0, -1),
+        Buffer.from(`,${JSON.stringify(more).slice(1)}`),
+      ]);
       this.#pages.set(page, resultJson);
     }
     return { resultJson };

@@ -139,9 +139,9 @@ export class PostStream implements Stream, Waiting {
       keeper.end(outgoing);
       return;
     }
-    const text = isBatch ? `[${replies.map(textOf).join(',')}]` : textOf(replies[0]!);
-    if (!outgoing.headersSent) writeJsonHead(outgoing, status, text, isBatch ? undefined : replies[0]);
-    keeper.end(outgoing, text, this.#session?.id);
+    const body = isBatch ? `[${replies.map(textOf).join(',')}]` : bodyOf(replies[0]!);
+    if (!outgoing.headersSent) writeJsonHead(outgoing, status, body, isBatch ? undefined : replies[0]);
+    keeper.end(outgoing, body, this.#session?.id);
   }
 
   openEarly(): void {
@@ -215,8 +215,7 @@ export function acceptedOf(accept: string | undefined): Accepted {
 
 /** The text of a reply or message; an error where a server's result cannot be written. */
 export function textOf(reply: Reply | Message): string {
-  if ('resultJson' in reply)
-    return `{"jsonrpc":"2.0","id":${JSON.stringify(reply.id)},"result":${reply.resultJson}}`;
+  if ('resultJson' in reply) return bodyOf(reply).toString();
   try {
     return serialise(reply);
   } catch (error) {
@@ -224,10 +223,19 @@ export function textOf(reply: Reply | Message): string {
   }
 }
 
-function writeJsonHead(outgoing: ServerResponse, status: number, text: string, reply?: Reply): void {
+/** The same, where it goes out as it is: what is kept as bytes is copied, not written anew. */
+function bodyOf(reply: Reply): string | Buffer {
+  if (!('resultJson' in reply)) return textOf(reply);
+  const head = Buffer.from(`{"jsonrpc":"2.0","id":${JSON.stringify(reply.id)},"result":`);
+  return Buffer.concat([head, reply.resultJson, closingBrace]);
+}
+
+const closingBrace = Buffer.from('}');
+
+function writeJsonHead(outgoing: ServerResponse, status: number, body: string | Buffer, reply?: Reply): void {
   const headers = {
     'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
+    'content-length': Buffer.byteLength(body),
   };
   const isError = reply !== undefined && 'error' in reply;
   outgoing.writeHead(status, isError ? { ...headers, ...retryAfter(reply.error.data) } : headers);
@@ -235,7 +243,7 @@ function writeJsonHead(outgoing: ServerResponse, status: number, text: string, r
 
 /** Answers at once, with one JSON message. */
 export function answer(outgoing: ServerResponse, status: number, message: Reply): void {
-  const text = textOf(message);
-  writeJsonHead(outgoing, status, text, message);
-  outgoing.end(text);
+  const body = bodyOf(message);
+  writeJsonHead(outgoing, status, body, message);
+  outgoing.end(body);
 }

@@ -94,9 +94,9 @@ export class StreamKeeper {
   }
 
   /** Ends an answer; a reader that does not take what is left of it is dropped in time. */
-  end(outgoing: ServerResponse, text?: string, session?: string): void {
+  end(outgoing: ServerResponse, body?: string | Buffer, session?: string): void {
     if (outgoing.destroyed || outgoing.writableEnded) return;
-    outgoing.end(text);
+    outgoing.end(body);
     const known = this.#forget(outgoing);
     // Less than this the system takes at once; to hold on to every answer would keep it from the garbage collector.
     if (outgoing.writableLength <= unwatchedBytes) return;

@@ -494,10 +494,10 @@ describe('reading again', () => {
     expect(await catalog.page('tools', 'a')).toBe(alone);
     source.answers.set('a', snapshotOf({ toolNames: ['two'] }));
     await catalog.refresh('a', 'asked');
-    expect(JSON.parse((await catalog.page('tools', undefined)).json).tools).toEqual([
+    expect(JSON.parse((await catalog.page('tools', undefined)).json.toString()).tools).toEqual([
       { ...tool('two'), name: 'a__two' },
     ]);
-    expect(JSON.parse((await catalog.page('tools', 'a')).json).tools).toEqual([tool('two')]);
+    expect(JSON.parse((await catalog.page('tools', 'a')).json.toString()).tools).toEqual([tool('two')]);
   });
 
   it('is not done for the start that the read itself caused', async () => {
