@@ -87,6 +87,35 @@ describe('an instance', () => {
   });
 });
 
+describe('what an instance uses', () => {
+  const busy = script(
+    `setInterval(() => { for (const until = Date.now() + 90; Date.now() < until; ); }, 100)`,
+  );
+
+  it('is measured anew each time, over the time since it was measured last', async () => {
+    const running = await test.start(fixtureServer('busy', busy));
+    await running.instance.stats();
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const { memoryBytes, cpuPercent } = await running.instance.stats();
+    expect(memoryBytes).toBeGreaterThan(4_000_000);
+    // On a machine that has other things to do it gets less than the 90 % that it asks for.
+    expect(cpuPercent).toBeGreaterThan(10);
+    expect(cpuPercent).toBeLessThan(120);
+    const [one, other] = await Promise.all([running.instance.stats(), running.instance.stats()]);
+    expect(one).toBe(other);
+  });
+
+  it('is known of a frozen one, and not of one that is gone', async () => {
+    const running = await test.start(fixtureServer('cold', busy));
+    await running.instance.pause();
+    const { memoryBytes } = await running.instance.stats();
+    expect(memoryBytes).toBeGreaterThan(4_000_000);
+    await running.instance.resume();
+    await running.instance.stop({ graceMs: 0 });
+    await expect(running.instance.stats()).rejects.toThrow(/no figures|No such container/i);
+  });
+});
+
 describe('an instance that dies', () => {
   it('says its exit code and its last words', async () => {
     const running = await test.start(

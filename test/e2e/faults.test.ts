@@ -6,6 +6,14 @@ import { containersOf, engine, fixture } from './engine.ts';
 import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { connect, rejection } from './mcp-client.ts';
 
+const eatAtOnce = 'const all = []; setInterval(() => all.push(Buffer.alloc(16 << 20, 1)), 5)';
+/** Works, and dies for its memory half a second after its first call, when nobody calls it. */
+const eatLater = `import { createServer, text } from '/app/stdio.mjs';
+  createServer({ name: 'later' }).tool('go', { description: 'Goes' }, () => {
+    setTimeout(() => { ${eatAtOnce} }, 500);
+    return text('gone soon');
+  }).start()`;
+
 describe('servers that fail', () => {
   let gateway: GatewayProcess;
   let client: Awaited<ReturnType<typeof connect>>;
@@ -16,6 +24,9 @@ describe('servers that fail', () => {
 ${fixture('good', 'everything.mjs')}${fixture('silent', 'never-ready.mjs', { timeouts: { handshake: '2s' } })}\
 ${fixture('flood', 'floods-stdout.mjs')}${fixture('endless', 'endless-line.mjs')}${fixture('exits', 'exits-at-once.mjs')}\
 ${fixture('hungry', 'out-of-memory.mjs', { limits: { memory: '64m' } })}${fixture('crash', 'crash-on-call.mjs')}
+${fixture('greedy', 'unused', { command: ['node', '-e', eatAtOnce], limits: { memory: '64m' } })}\
+${fixture('cramped', 'everything.mjs', { limits: { memory: '6m' } })}\
+${fixture('later', 'unused', { command: ['node', '--input-type=module', '-e', eatLater], limits: { memory: '64m' } })}
   absent: { image: "mcp-no-such-image", pull: never }
   keyless: { image: mcp-fixtures, env: { KEY: "\${MCP_TEST_KEY_THAT_NOBODY_SETS}" } }
 `,
@@ -36,7 +47,7 @@ ${fixture('hungry', 'out-of-memory.mjs', { limits: { memory: '64m' } })}${fixtur
   it('lists every tool of the servers that work', async () => {
     const { tools } = await client.listTools();
     const servers = new Set(tools.map(({ name }) => name.split('__')[0]));
-    expect([...servers].sort()).toEqual(['crash', 'endless', 'flood', 'good', 'hungry']);
+    expect([...servers].sort()).toEqual(['crash', 'endless', 'flood', 'good', 'hungry', 'later']);
   });
 
   it.each([
@@ -84,6 +95,37 @@ ${fixture('hungry', 'out-of-memory.mjs', { limits: { memory: '64m' } })}${fixtur
     const error = await rejection(client.callTool({ name: 'hungry__eat', arguments: {} }));
     expect(error.message).toMatch(/hungry.*memory/s);
     expect(error.data).toMatchObject({ code: 'out_of_memory', hint: expect.stringContaining('limits') });
+  });
+
+  it.each(['greedy', 'cramped'])(
+    'says so when the memory of %s does not suffice for its start',
+    async (name) => {
+      const error = await rejection(client.callTool({ name: `${name}__anything`, arguments: {} }));
+      expect(error.message).toMatch(new RegExp(`${name}.*out of memory`, 's'));
+      // Behind the breaker that it has opened by now, or not.
+      expect(error.data).toMatchObject({ server: name, hint: expect.stringContaining('limits.memory') });
+      const data = error.data as { code: string; reason?: string };
+      expect(data.reason ?? data.code).toBe('out_of_memory');
+    },
+  );
+
+  it('shows it where an instance ran out of memory while nobody called it, and the next call works', async () => {
+    expect(await client.text('later__go')).toBe('gone soon');
+    const shown = await eventually(
+      async () =>
+        (await (await fetch(`${gateway.url}/servers/later`)).json()) as {
+          state: string;
+          instances: unknown[];
+          last_error?: { code: string; hint: string };
+        },
+      ({ last_error }) => last_error !== undefined,
+    );
+    expect(shown).toMatchObject({
+      state: 'stopped',
+      instances: [],
+      last_error: { code: 'out_of_memory', hint: expect.stringContaining('limits.memory') },
+    });
+    expect(await client.text('later__go')).toBe('gone soon');
   });
 
   it('bounds a flood and an endless line while others are served as before', async () => {
