@@ -9,7 +9,7 @@ import { LoadClient } from './load.ts';
 /** What Node is told to run. */
 export type Program = [command: string, ...args: string[]];
 
-export const fromCheckout: Program = [process.execPath, join(root, 'src/main.ts')];
+export const fromCheckout: Program = [process.execPath, join(root, 'bin/mcp-gateway.js')];
 
 /** A build that nobody else's build replaces while it is measured. */
 export interface Build extends AsyncDisposable {

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 /** This checkout. */
 export const root = fileURLToPath(new URL('..', import.meta.url));
 /** What Node runs to be `mcp-gateway`. */
-export const main = join(root, 'src/main.ts');
+export const main = join(root, 'bin/mcp-gateway.js');
 
 /** A folder for one test's configuration and state. */
 export const temporaryFolder = () => mkdtemp(join(tmpdir(), 'mcp-gateway-test-'));

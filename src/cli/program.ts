@@ -1,5 +1,6 @@
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { asGatewayError } from '../base/errors.ts';
+import { holdHeapGrowth } from './heap-growth.ts';
 import { version } from './version.ts';
 
 /** 0 fine, 1 failed, 2 wrong usage or configuration. */
@@ -71,7 +72,12 @@ export async function runCli(argv: string[]): Promise<ExitCode> {
       '--end-when-unused <duration>',
       'end when for this long (such as 60s) no client was connected and nothing but /health was asked for',
     )
-    .action(action(async (options) => (await import('./start.ts')).start(options)));
+    .action(
+      action(async (options) => {
+        holdHeapGrowth();
+        return (await import('./start.ts')).start(options);
+      }),
+    );
 
   withConfig(program.command('stdio'))
     .description(

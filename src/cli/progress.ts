@@ -1,4 +1,4 @@
-import cliProgress from 'cli-progress';
+import type { SingleBar } from 'cli-progress';
 
 /** Shows long work, a line for each piece: bars on a terminal, plain lines elsewhere. */
 export interface Progress {
@@ -12,7 +12,7 @@ export interface Progress {
 }
 
 /** `stream` decides: bars where it is a terminal that can move its cursor. */
-export function createProgress(stream: NodeJS.WriteStream = process.stderr): Progress {
+export async function createProgress(stream: NodeJS.WriteStream = process.stderr): Promise<Progress> {
   return stream.isTTY && process.env.TERM !== 'dumb' ? bars(stream) : lines(stream);
 }
 
@@ -33,7 +33,8 @@ function lines(stream: NodeJS.WriteStream): Progress {
   };
 }
 
-function bars(stream: NodeJS.WriteStream): Progress {
+async function bars(stream: NodeJS.WriteStream): Promise<Progress> {
+  const { default: cliProgress } = await import('cli-progress');
   const multi = new cliProgress.MultiBar(
     {
       stream,
@@ -47,7 +48,7 @@ function bars(stream: NodeJS.WriteStream): Progress {
     },
     cliProgress.Presets.shades_classic,
   );
-  const known = new Map<string, cliProgress.SingleBar>();
+  const known = new Map<string, SingleBar>();
   const show = (name: string, mark: string, text: string, fraction: number | undefined) => {
     const bar = known.get(name) ?? multi.create(100, 0, { mark: ' ', name: name.padEnd(14), text: '' });
     known.set(name, bar);

@@ -5,6 +5,7 @@ import { loadConfig } from '../config/load.ts';
 import { parseDurationMs } from '../config/schema.ts';
 import { Events } from '../observability/events.ts';
 import { createLogger, lineSink, logEvents } from '../observability/logger.ts';
+import { allowHeapGrowthOnceCalled } from './heap-growth.ts';
 import type { ConfigOptions, ExitCode } from './program.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { version } from './version.ts';
@@ -25,13 +26,14 @@ export async function start(options: StartOptions): Promise<ExitCode> {
     mode: 'start',
   });
   const events = new Events();
-  const progress = createProgress();
+  const progress = await createProgress();
   // While bars are drawn, log lines go between them instead of through them.
   const logger = createLogger(
     config.gateway.logLevel,
     lineSink((line) => progress.print(line)),
   );
   logEvents(events, logger);
+  allowHeapGrowthOnceCalled(events);
   for (const warning of config.warnings) logger.warn(warning);
   showDiscovery(events, progress);
 
