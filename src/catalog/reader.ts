@@ -41,6 +41,7 @@ export class Reader {
   #failure: { error: GatewayError; atMs: number } | undefined;
   #retry: { atMs: number; run(): void; cancel(): void } | undefined;
   #reading: Promise<void> | undefined;
+  #isReading = false;
   #again: { wake: boolean } | undefined;
   /** The server has announced a change that no read has taken up yet. */
   #hasChanged = false;
@@ -114,8 +115,9 @@ export class Reader {
     return this.#changeDelayMs <= 1000 ? this.#announcedChange : undefined;
   }
 
+  /** Whether an attempt is under way; over when its failure is told. */
   get isReading(): boolean {
-    return this.#reading !== undefined;
+    return this.#isReading;
   }
 
   /** Of the last attempt; undefined when that went well. */
@@ -172,9 +174,12 @@ export class Reader {
     for (let next: { wake: boolean } | undefined = { wake }; next && !signal.aborted; next = this.#again) {
       this.#again = undefined;
       const read = () => this.#readOnce(next!.wake);
+      this.#isReading = true;
       try {
         await (inSlot ? slots.run(read, signal) : read());
+        this.#isReading = false;
       } catch (error) {
+        this.#isReading = false;
         if (signal.aborted) return;
         this.#fail(error, () => this.discover());
       }
