@@ -11,6 +11,7 @@ import type { Ask } from './client-questions.ts';
 import { Connection } from './connection.ts';
 import { seconds } from './diagnosis.ts';
 import type { KnownEra } from './era.ts';
+import { Gauge } from './gauge.ts';
 import { HealthCheck, isHostWell } from './health.ts';
 import { Launch, settledWithin, stopSlackMs } from './launch.ts';
 import {
@@ -99,8 +100,6 @@ const overdue = new GatewayError(
 );
 /** A thaw takes some ten milliseconds; after this long those who wait for it are served otherwise, if they can be. */
 const slowThawMs = 1000;
-/** Figures that are younger are not asked for again. */
-const measureIntervalMs = 1000;
 /** What an adopted spare runs is no longer what would be started now. */
 const outdated = new GatewayError('draining', 'What it runs from has changed');
 const noiseEventsAtOnce = 20;
@@ -139,9 +138,6 @@ export class Member implements Candidate {
   handshake: Handshake | undefined;
   /** Of its handshake; legacy until then. */
   era: Era = 'legacy';
-  memoryBytes: number | undefined;
-  /** Of one CPU, between the last two measurements. */
-  cpuPercent: number | undefined;
   /** What it runs from, once that is known. */
   digest: string | undefined;
 
@@ -149,6 +145,7 @@ export class Member implements Candidate {
   readonly #options: MemberOptions;
   readonly #launch: Launch;
   readonly #health: HealthCheck;
+  readonly #gauge: Gauge;
   readonly #abort = new AbortController();
   readonly #gone: Deferred<void> = deferred();
   #owner: MemberOwner;
@@ -166,15 +163,12 @@ export class Member implements Candidate {
   #cannotPause = false;
   #cancelLook: (() => void) | undefined;
   #noiseEvents = 0;
-  #measuring: Promise<void> | undefined;
-  #measuredAtMs = Number.NEGATIVE_INFINITY;
-  /** Frozen, it goes on using what it uses. */
-  #isMeasuredFrozen = false;
 
   constructor(options: MemberOptions) {
     this.#options = options;
     this.#owner = options.owner;
     this.isSpare = options.isSpare;
+    this.#gauge = new Gauge(options.clock);
     this.serial = options.serial;
     this.affinity = options.affinity;
     this.startedFor = options.startedFor;
@@ -467,7 +461,7 @@ export class Member implements Candidate {
     const beganAtMs = clock.now();
     const isFrozen = this.state === 'paused' || this.isFrozen === true;
     this.state = 'resuming';
-    this.#isMeasuredFrozen = false;
+    this.#gauge.thawed();
     this.#health.stop();
     this.#cancelLook?.();
     this.#cancelLook = undefined;
@@ -565,31 +559,26 @@ export class Member implements Candidate {
     }
   }
 
+  /** As last measured. */
+  get memoryBytes(): number | undefined {
+    return this.#gauge.memoryBytes;
+  }
+
+  /** Of one CPU, between the last two measurements. */
+  get cpuPercent(): number | undefined {
+    return this.#gauge.cpuPercent;
+  }
+
   /** Whether what it uses may be another than what is known. */
   get isMeasurable(): boolean {
-    return (this.state === 'ready' || this.state === 'paused') && !this.#isMeasuredFrozen;
+    return (this.state === 'ready' || this.state === 'paused') && this.#gauge.isOpen;
   }
 
-  /** Asks the engine what it uses, unless that is known; keeps the last answer when there is none. */
-  measure(): Promise<void> {
-    const isFresh = this.#measuredAtMs > this.#options.clock.now() - measureIntervalMs;
-    if (!this.isMeasurable || (isFresh && this.memoryBytes !== undefined)) return Promise.resolve();
-    this.#measuring ??= this.#measure().finally(() => {
-      this.#measuring = undefined;
-    });
-    return this.#measuring;
-  }
-
-  async #measure(): Promise<void> {
-    const wasPaused = this.state === 'paused';
-    const stats = await this.#instance!.stats().catch(() => undefined);
-    // An engine that does not answer is not asked at once again either.
-    this.#measuredAtMs = this.#options.clock.now();
-    if (!stats) return;
-    this.#isMeasuredFrozen = wasPaused && this.state === 'paused';
-    this.memoryBytes = stats.memoryBytes;
-    this.cpuPercent = this.#isMeasuredFrozen ? 0 : stats.cpuPercent;
-    this.#place?.measured(stats.memoryBytes);
+  /** Asks the engine what it uses. */
+  async measure(): Promise<void> {
+    if (!this.isMeasurable) return;
+    await this.#gauge.measure(this.#instance!, () => this.state === 'paused');
+    if (this.memoryBytes !== undefined) this.#place?.measured(this.memoryBytes);
   }
 
   #becomeIdle(): void {
