@@ -22,6 +22,8 @@ const shortestSampleMs = 100;
 /** How long an engine may take to show that it is there, where calls wait for the reason of a death. */
 const hostLimitMs = 50;
 const forceLimitMs = 10_000;
+const lookUpMs = 250;
+const lookUpEveryMs = 10;
 /** A well-behaved server ends at the end of its stdin; it gets this long before it is sent a signal. */
 const endOfInputMs = 1_000;
 /** An attached stream that ended while the container runs on leaves it deaf: it is removed after this long. */
@@ -255,7 +257,7 @@ export class ContainerInstance implements Instance {
     // Asked now: whoever sees the end may tidy up by `stop`, which does not make the end a wanted one.
     const wasWanted = this.#isStopping;
     const aliveMs = clock.now() - this.startedAtMs;
-    const code = await this.#exitCodeOrRemoval(exitCode);
+    const code = await this.#exitCodeOrRemoval(engine.isPodman ? this.#lookedUp(exitCode) : exitCode);
     const stderr = this.stderr.lines();
     const isFailure = code !== undefined && code !== 0;
     const outOfMemory =
@@ -290,6 +292,25 @@ export class ContainerInstance implements Instance {
       () => true,
     );
     return Promise.race([isGone, sleep(hostLimitMs, { clock }).then(() => false)]);
+  }
+
+  /** The exit code as Podman's records have it, where that is sooner: its `wait` looks there four times a second. */
+  async #lookedUp(exitCode: Promise<number | undefined>): Promise<number | undefined> {
+    const { engine, id, clock } = this.#parts;
+    let isKnown = false;
+    void exitCode.then(() => {
+      isKnown = true;
+    });
+    const endMs = clock.now() + lookUpMs;
+    while (!isKnown && clock.now() < endMs) {
+      const state = await engine
+        .call(async (docker, abortSignal) => (await docker.getContainer(id).inspect({ abortSignal })).State)
+        .catch(() => undefined);
+      if (!state) break;
+      if (/^(stopped|exited)$/.test(state.Status)) return state.ExitCode;
+      await sleep(lookUpEveryMs, { clock });
+    }
+    return exitCode;
   }
 
   /** The exit code; a container that outlives its attached stream has lost its stdin for good and is removed. */

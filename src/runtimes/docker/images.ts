@@ -533,7 +533,9 @@ function buildHint(message: string, current: string, output: string[]): string {
   ) {
     return 'This Dockerfile needs BuildKit: build it with `docker build -t <image> <folder>` and leave `build` out of servers.yaml, or write it without BuildKit’s extensions.';
   }
-  if (/"?node"?: executable file not found/i.test(message) && /warm-up\.cjs/.test(current)) {
+  // Podman says what it was in its output alone.
+  const hasNoNode = [message, ...output].some((text) => /node\W*: executable file not found/i.test(text));
+  if (hasNoNode && /warm-up\.cjs/.test(current)) {
     return 'compile_cache is for images that have Node in their PATH: leave it out.';
   }
   const last = output.filter((line) => !/^(Step |\s*--->|-->|Removing intermediate)/i.test(line)).slice(-3);

@@ -234,9 +234,14 @@ const nameOf = (server: string, gatewayId: string) => `mcp-${server}-sandbox-${g
 /** What a sandbox is made from: another key means another one. */
 const keyOf = ({ network, dns, extraHosts }: ContainerServer) => JSON.stringify([network, dns, extraHosts]);
 
+/**
+ * Podman does not remove a container while another is in its network: one that ends then is removed by half, and neither it nor a
+ * list of all containers can be had any more.
+ */
 function canKeep(engine: Engine, server: ContainerServer): boolean {
   return (
     server.sandbox === 'keep' &&
+    !engine.isPodman &&
     server.network !== 'host' &&
     !/^(container|ns):/.test(server.network) &&
     waiterProgram(engine.facts.architecture) !== undefined
@@ -244,7 +249,8 @@ function canKeep(engine: Engine, server: ContainerServer): boolean {
 }
 
 /** What this engine cannot do about it, for a person. */
-export function sandboxLacks({ facts }: Engine): string[] {
+export function sandboxLacks({ facts, isPodman }: Engine): string[] {
+  if (isPodman) return ['Networks cannot be kept between runs on Podman: sandbox: keep has no effect.'];
   if (waiterProgram(facts.architecture)) return [];
   return [`Networks cannot be kept between runs on ${facts.architecture}: sandbox: keep has no effect.`];
 }

@@ -55,6 +55,13 @@ export function startError(server: ContainerServer, image: ImageFacts, error: un
       details('chmod +x it in the image, name its interpreter in `command`, or set `user`.'),
     );
   }
+  if (/container-init binary not found/i.test(text)) {
+    return new GatewayError(
+      'start_failed',
+      `Server ${server.name}: ${text}`,
+      details('Podman needs the program catatonit for `init: true`: install it, or leave `init` out.'),
+    );
+  }
   if (error.status === 404 && /no such image|image not known/i.test(text)) {
     return new GatewayError(
       'image_missing',
