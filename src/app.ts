@@ -79,12 +79,18 @@ export async function createApp(config: Config, options: AppOptions): Promise<Ap
   const fleet = new Fleet({ config, runtimeFor, events, version, clock, store });
   const discovery = new Discovery({ fleet, clock });
   const catalog = new Catalog({ config, source: discovery, store, events, clock });
+  let toldAtMs = Number.NEGATIVE_INFINITY;
   const sessions = new Sessions({
     store,
     key: state.key,
     gateway: config.gateway,
     clock,
-    onStoreError: (error) => logger.error('sessions could not be kept', { reason: messageOf(error) }),
+    onStoreError: (error) => {
+      // Once a minute says it; each session would say it again.
+      if (clock.now() - toldAtMs < 60_000) return;
+      toldAtMs = clock.now();
+      logger.error('sessions could not be kept', { reason: messageOf(error) });
+    },
   });
   const closing = new AbortController();
   const gateway = new Gateway({

@@ -24,6 +24,9 @@ interface Images {
   hasImage(name: string): Promise<boolean>;
 }
 
+/** Less is not enough for what the gateway itself keeps. */
+const stateBytes = 512 * 1024;
+
 /** `doctor`: looks at everything that start needs; 1 when something will not work. */
 export async function doctor(options: ConfigOptions & { json?: boolean }): Promise<ExitCode> {
   const findings: Finding[] = [];
@@ -156,7 +159,17 @@ async function checkDisk(config: Config, findings: Finding[]): Promise<void> {
   try {
     await mkdir(stateDir, { recursive: true, mode: 0o700 });
     const { bavail, bsize } = await statfs(stateDir);
-    const freeGiB = (bavail * bsize) / 1024 ** 3;
+    const freeBytes = bavail * bsize;
+    if (freeBytes < stateBytes) {
+      findings.push({
+        check,
+        verdict: 'problem',
+        found: `${stateDir} is on a full disk: sessions and lists are not kept over a restart`,
+        hint: 'Free some disk, or name a folder elsewhere with gateway.state_dir.',
+      });
+      return;
+    }
+    const freeGiB = freeBytes / 1024 ** 3;
     findings.push({
       check,
       verdict: freeGiB < 1 ? 'warning' : 'ok',

@@ -213,19 +213,28 @@ export class ProcessRuntime implements Runtime {
     });
   }
 
-  /** Kept on disk before the instance is used, for the sweep after a sudden death. */
+  /**
+   * Kept on disk before the instance is used, for the sweep after a sudden death. A full disk keeps no server from running: one that
+   * is well-behaved ends with its stdin, swept or not.
+   */
   async #note({ pid, server }: ProcessInstance): Promise<void> {
     const found = await findProcess(pid);
     if (!found) return;
-    await mkdir(this.#notes, { recursive: true, mode: 0o700 });
     const note: Note = { server: server.name, startedAt: found.startedAt };
-    await writeFile(path.join(this.#notes, `${pid}.json`), JSON.stringify(note), { mode: 0o600 });
+    try {
+      await mkdir(this.#notes, { recursive: true, mode: 0o700 });
+      await writeFile(path.join(this.#notes, `${pid}.json`), JSON.stringify(note), { mode: 0o600 });
+    } catch (error) {
+      if (!unwritable.has(systemCodeOf(error) ?? '')) throw error;
+    }
   }
 
   async #forget({ pid }: ProcessInstance): Promise<void> {
     await rm(path.join(this.#notes, `${pid}.json`), { force: true });
   }
 }
+
+const unwritable = new Set(['ENOSPC', 'EDQUOT', 'EROFS']);
 
 interface Note {
   server: string;
