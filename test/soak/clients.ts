@@ -22,6 +22,8 @@ export interface World {
   sleep(ms: number): Promise<void>;
   /** Between two calls of a client, on average. */
   thinkMs: number;
+  /** How likely a client begins anew, in place of a call. */
+  renewal: number;
 }
 
 /** How often a client is what it is, and calls what. */
@@ -80,15 +82,17 @@ export class SoakClient {
     while (!isOver()) {
       await up();
       if (this.#character.era === 'legacy' && this.#session === undefined) await this.#begin();
-      if (this.#character.isListener && (this.#stream?.isOver ?? true)) this.#listen();
-      if (this.#character.era === 'modern' || this.#session !== undefined) await this.#act();
+      if (this.#character.era === 'modern' || this.#session !== undefined) {
+        if (this.#character.isListener && (this.#stream?.isOver ?? true)) this.#listen();
+        await this.#act();
+      }
       await sleep(this.#draw.between(0.2 * thinkMs, 1.8 * thinkMs));
     }
     this.#stream?.drop();
   }
 
   async #act(): Promise<void> {
-    if (this.#draw.chance(0.02)) return this.#renew();
+    if (this.#draw.chance(this.#world.renewal)) return this.#renew();
     if (this.#draw.chance(0.05)) return this.#list();
     if (this.#character.isNoteTaker && this.#draw.chance(0.7)) return this.#takeNote();
     if (this.#draw.chance(0.01)) return this.#crash();
@@ -155,6 +159,8 @@ export class SoakClient {
   #judgeNotes(found: string, expected: string): string | undefined {
     if (found.replace(/\s/g, '') === expected.replace(/\s/g, '')) return undefined;
     const since = `last used at ${(this.#lastNoteMs / 1000).toFixed(2)} s`;
+    // Once is enough: it goes on in a session of its own.
+    this.#session = undefined;
     this.#notes = [];
     return `notes of ${this.#name}, ${since}: expected ${expected}, found ${found}`;
   }

@@ -90,6 +90,9 @@ console.log(
   `${options.minutes} minutes, ${options.clients} clients, ${options.rate} calls/s, --seed ${flags.seed}`,
 );
 console.log(row(columns));
-const verdict = await soak({ ...options, seed: flags.seed, onProgress: show });
+const stopping = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => stopping.abort(new Error(`ended by ${signal}`)));
+const verdict = await soak({ ...options, seed: flags.seed, signal: stopping.signal, onProgress: show });
 conclude(verdict);
 process.exit(verdict.isGood ? 0 : 1);

@@ -18,6 +18,8 @@ export interface SoakOptions {
   /** Calls a second of all of them. */
   rate: number;
   seed: string;
+  /** Ends it early; nothing stays behind. */
+  signal?: AbortSignal;
   /** Told where it stands, at least every 30 s. */
   onProgress?(progress: Progress): void;
 }
@@ -47,6 +49,12 @@ const orphanMs = 30_000;
 /** For what a killed gateway left, once the next one is ready, and for the end of the last one. */
 const sweepMs = 15_000;
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+/** Rejects when the signal is aborted. */
+const rejectionOf = (signal: AbortSignal | undefined) =>
+  new Promise<never>((_, reject) => {
+    signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
 
 /** Runs a real gateway with real containers under faults and many clients, and judges every answer and everything that is left. */
 export async function soak(options: SoakOptions): Promise<Verdict> {
@@ -100,11 +108,16 @@ class Run {
     const faults = this.#harm(drawFaults(draw.of('faults'), this.#totalMs), draw.of('victims'));
     const watching = this.#watch();
     const telling = setInterval(() => this.#tell(), Math.min(30_000, this.#totalMs / 10));
-    await sleep(this.#totalMs);
-    clearInterval(telling);
+    // They end only when the time is over, unless one of them fails.
+    const all = Promise.all([...clients, faults, watching]);
+    try {
+      await Promise.race([all, sleep(this.#totalMs), rejectionOf(this.#options.signal)]);
+    } finally {
+      clearInterval(telling);
+    }
     this.#tell();
     this.#isOver = true;
-    await Promise.all([...clients, faults, watching]);
+    await all;
     await this.#end();
 
     const flat = flatness(this.#samples, this.#totalMs);
@@ -186,6 +199,8 @@ class Run {
       isOver: () => this.#isOver,
       sleep: (ms) => sleep(Math.max(0, Math.min(ms, this.#totalMs - this.#now()))),
       thinkMs: this.#thinkMs,
+      // What belongs to sessions has become as much as it will long before the first third is over.
+      renewal: Math.min(0.2, this.#thinkMs / (this.#totalMs / 15)),
     };
     return Array.from({ length: this.#options.clients }, (_, index) => {
       const era = index % 10 < 7 ? 'legacy' : 'modern';
