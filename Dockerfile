@@ -6,6 +6,12 @@ WORKDIR /app
 COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
+FROM ${NODE_IMAGE} AS program
+WORKDIR /app
+COPY scripts/strip-types.mjs ./scripts/
+COPY src ./src
+RUN node --disable-warning=ExperimentalWarning scripts/strip-types.mjs
+
 FROM ${NODE_IMAGE}
 ENV NODE_ENV=production
 WORKDIR /app
@@ -13,7 +19,7 @@ COPY --from=packages /app/node_modules ./node_modules
 COPY package.json servers.schema.json ./
 COPY bin ./bin
 COPY scripts/container-entrypoint.mjs ./scripts/
-COPY src ./src
+COPY --from=program /app/dist ./dist
 RUN mkdir /state
 ENV GATEWAY_STATE_DIR=/state
 EXPOSE 8000

@@ -16,7 +16,7 @@ build() {
   tar -C "$folder" -cf - "$@" | node scripts/engine-api.mjs build "$image" "NODE_IMAGE=$NODE_IMAGE"
 }
 
-build mcp-gateway . --exclude="*.test.ts" Dockerfile package.json package-lock.json bin src servers.schema.json scripts/container-entrypoint.mjs
+build mcp-gateway . --exclude="*.test.ts" Dockerfile package.json package-lock.json bin src servers.schema.json scripts/container-entrypoint.mjs scripts/strip-types.mjs
 for dockerfile in servers/*/Dockerfile; do
   folder=$(dirname "$dockerfile")
   build "mcp-$(basename "$folder")" "$folder" --exclude=./node_modules .
