@@ -1,10 +1,14 @@
 import { rm } from 'node:fs/promises';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 
+/** Connects one direction of a connection; ends of it are seen to already. */
+export type Relay = (from: Socket, to: Socket, isRequest: boolean) => void;
+
 /** A socket in front of the engine's own, so that a test can take the engine away and give it back. */
 export class EngineProxy {
   readonly path: string;
   readonly #engine: string;
+  readonly #relay: Relay;
   #server: Server | undefined;
   /** Whoever asks for events is cut off. */
   areEventsBlocked = false;
@@ -12,9 +16,17 @@ export class EngineProxy {
   /** Those on which the engine's events were asked for. */
   readonly #events = new Set<Socket>();
 
-  constructor(path: string, engine = '/var/run/docker.sock') {
+  /** `relay` may delay, change or keep what passes. */
+  constructor(
+    path: string,
+    engine = '/var/run/docker.sock',
+    relay: Relay = (from, to) => {
+      from.pipe(to);
+    },
+  ) {
     this.path = path;
     this.#engine = engine;
+    this.#relay = relay;
   }
 
   get dockerHost(): string {
@@ -36,7 +48,7 @@ export class EngineProxy {
         [engine, client],
       ] as const) {
         this.#sockets.add(from);
-        from.pipe(to);
+        this.#relay(from, to, from === client);
         from.on('error', () => to.destroy());
         from.on('close', () => {
           this.#sockets.delete(from);

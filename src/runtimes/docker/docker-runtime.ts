@@ -114,7 +114,12 @@ export class DockerRuntime implements Runtime {
   }
 
   async prepare(server: ServerConfig, options: PrepareOptions): Promise<Prepared> {
-    return this.#prepare(containerServer(server), options);
+    const container = containerServer(server);
+    try {
+      return await this.#prepare(container, options);
+    } catch (error) {
+      throw startError(container, undefined, error);
+    }
   }
 
   async #prepare(server: DockerServer | TemplateServer, options: PrepareOptions): Promise<DockerPrepared> {

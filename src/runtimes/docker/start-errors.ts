@@ -9,12 +9,12 @@ export const diskFull = /no space left on device|ENOSPC|disk quota exceeded/i;
 export const diskFullHint =
   'docker system df shows what fills it; docker image prune and docker builder prune free what nobody uses.';
 
-/** What the engine said when a container could not be created or started, as an error that names the next step. */
-export function startError(server: ContainerServer, image: ImageFacts, error: unknown): unknown {
+/** What the engine said when a container could not be prepared, created or started, as an error that names the next step. */
+export function startError(server: ContainerServer, image: ImageFacts | undefined, error: unknown): unknown {
   if (!(error instanceof EngineError)) return error;
   const text = printable(error.message, 600);
   const details = (hint: string) => ({ server: server.name, hint, cause: error });
-  const command = (server.entrypoint ?? server.command ?? image.entrypoint)[0];
+  const command = (server.entrypoint ?? server.command ?? image?.entrypoint)?.[0];
   if (diskFull.test(text)) {
     return new GatewayError(
       'disk_full',
