@@ -1,6 +1,6 @@
 # `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench, soak and inspect.
 .DEFAULT_GOAL := help
-.PHONY: help packages up down status engine dev test check images logs logs-local env-debug inspect bench soak conformance
+.PHONY: help packages up down status engine dev test test-engines check images logs logs-local env-debug inspect bench soak conformance
 MAKEFLAGS += --no-print-directory
 export PATH := $(shell pwd)/node_modules/.bin:$(PATH)
 
@@ -28,6 +28,9 @@ dev: packages ## run from source, started anew at each change, with debug logs
 test: packages ## every check; installs what it needs; ends with "N passed, N failed"
 	@scripts/test-tools.sh
 	@scripts/test.sh $(ARGS)
+
+test-engines: packages ## the container tests on this machine's Docker, the current one and Podman: ENGINES="docker moby podman"
+	@scripts/test-engines.sh $(ENGINES) $(if $(ARGS),-- $(ARGS))
 
 check: packages ## lint, format, types, layering, stale documents
 	@npm run --silent check

@@ -1,9 +1,12 @@
 // The few Engine API calls that scripts need on machines without a docker CLI. Plain JavaScript without
 // dependencies, for whatever Node a machine has (20 and later).
 //   node engine-api.mjs ping
+//   node engine-api.mjs version                               its product and version, on one line
 //   node engine-api.mjs exists <image>                        exit 1 when it is missing
 //   node engine-api.mjs pull <image>                          exit 1 when it cannot be pulled
 //   node engine-api.mjs import <image> <KEY=change>... < tar  a root file system becomes an image
+//   node engine-api.mjs save <image> > tar                    exit 1 when it is missing
+//   node engine-api.mjs load < tar                            images that another engine saved
 //   node engine-api.mjs build <image> [KEY=build-arg]... < tar
 //   node engine-api.mjs remove-containers <label>             prints the name of each container that was removed
 //   node engine-api.mjs logs                                  follows the gateway's container and the servers' stderr
@@ -11,7 +14,7 @@ import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import path from 'node:path';
-import { finished } from 'node:stream/promises';
+import { finished, pipeline } from 'node:stream/promises';
 
 const FIRST_LAYER_TIMEOUT_MS = 20_000;
 const SILENT_PULL_TIMEOUT_MS = 60_000;
@@ -144,6 +147,12 @@ const commands = {
     if (response.statusCode !== 200) fail(`_ping: ${response.statusCode}`);
   },
 
+  async version() {
+    const { Version, Components = [] } = JSON.parse(await text(await call('GET', '/version')));
+    const podman = Components.find(({ Name }) => /podman/i.test(Name));
+    process.stdout.write(`${podman ? `Podman ${podman.Version}` : `Docker ${Version}`}\n`);
+  },
+
   async exists(image) {
     const response = await call('GET', `/images/${encodeURIComponent(image)}/json`, {
       timeoutMs: PING_TIMEOUT_MS,
@@ -170,6 +179,20 @@ const commands = {
     const query = new URLSearchParams({ fromSrc: '-', repo: image });
     for (const change of changes) query.append('changes', change);
     const response = await call('POST', `/images/create?${query}`, {
+      body: process.stdin,
+      headers: { 'Content-Type': 'application/x-tar' },
+    });
+    await follow(response, () => {});
+  },
+
+  async save(image) {
+    const response = await call('GET', `/images/get?names=${encodeURIComponent(image)}`);
+    if (response.statusCode !== 200) fail((await text(response)).trim());
+    await pipeline(response, process.stdout);
+  },
+
+  async load() {
+    const response = await call('POST', '/images/load?quiet=1', {
       body: process.stdin,
       headers: { 'Content-Type': 'application/x-tar' },
     });

@@ -4,9 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { until } from '../waiting.ts';
-import { exists, fixtureServer, TestRuntime } from './harness.ts';
-
-const enginePath = (process.env.DOCKER_HOST ?? 'unix:///var/run/docker.sock').replace('unix://', '');
+import { enginePath, exists, fixtureServer, TestRuntime } from './harness.ts';
 
 /** A socket in front of the engine that a test can close, open and freeze. */
 class Door {

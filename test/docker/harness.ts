@@ -20,10 +20,19 @@ import { containerServer } from '../configured.ts';
 /** The engine, asked beside the runtime to see what is really there. */
 export const engine = new Docker();
 
+/** Its socket, for a test that puts itself in front of it. */
+export const enginePath = (process.env.DOCKER_HOST ?? 'unix:///var/run/docker.sock').replace('unix://', '');
+
 /** Podman behind its Docker-compatible socket: what it lacks is documented, and not tested. */
 export const isPodman = await engine
   .version()
   .then(({ Components }) => JSON.stringify(Components).includes('Podman'));
+
+/**
+ * For tests of what an answer says about an exit: on a busy machine Podman may know that too late for the answer, which then goes
+ * without, as it should.
+ */
+export const ifLate = { retry: isPodman ? 5 : 0 };
 
 const fixtures = fileURLToPath(new URL('../fixtures/servers', import.meta.url));
 

@@ -3,7 +3,7 @@ import { createConnection, createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { expect, it } from 'vitest';
-import { fixtureServer, TestRuntime } from './harness.ts';
+import { enginePath, fixtureServer, TestRuntime } from './harness.ts';
 
 it('an engine that takes a frozen container for running is asked again', async () => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'mcp-gateway-thaw-'));
@@ -13,7 +13,7 @@ it('an engine that takes a frozen container for running is asked again', async (
   });
   let refusals = 3;
   const proxy = createServer((client) => {
-    const upstream = createConnection('/var/run/docker.sock');
+    const upstream = createConnection(enginePath);
     client.on('data', (chunk: Buffer) => {
       if (refusals > 0 && /^POST \S+\/unpause/.test(chunk.toString('latin1'))) {
         refusals -= 1;

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ifLate } from '../docker/harness.ts';
 import { eventually } from '../waiting.ts';
 import { containersOf, engine, fixture } from './engine.ts';
 import { type GatewayProcess, startGateway } from './gateway-process.ts';
@@ -55,7 +56,7 @@ ${fixture('later', 'unused', { command: ['node', '--input-type=module', '-e', ea
     ['exits__anything', /exits.*code 3/s],
     ['absent__anything', /mcp-no-such-image/],
     ['keyless__anything', /servers\.yaml:\d+:\d+: .*MCP_TEST_KEY_THAT_NOBODY_SETS/],
-  ])('answers %s with its cause', async (name, cause) => {
+  ])('answers %s with its cause', ifLate, async (name, cause) => {
     const error = await rejection(client.callTool({ name, arguments: {} }));
     expect(error.message).toMatch(cause);
     expect(error.data).toMatchObject({ server: name.split('__')[0], hint: expect.any(String) });
@@ -63,7 +64,9 @@ ${fixture('later', 'unused', { command: ['node', '--input-type=module', '-e', ea
 
   it('answers a call whose container was removed, within 100 ms of the end of its stream, and the next call works', async () => {
     const id = await gateway.id();
-    const call = rejection(client.callTool({ name: 'good__sleep', arguments: { ms: 60_000 } }));
+    const call = rejection(client.callTool({ name: 'good__sleep', arguments: { ms: 60_000 } })).then(
+      (error) => ({ error, atMs: Date.now() }),
+    );
     const [name] = await eventually(
       () => containersOf(id, 'good'),
       (names) => names.length === 1,
@@ -78,20 +81,19 @@ ${fixture('later', 'unused', { command: ['node', '--input-type=module', '-e', ea
         .resume(),
     );
     await engine.getContainer(name!).remove({ force: true });
-    const error = await call;
-    const answeredAt = Date.now();
+    const { error, atMs } = await call;
     expect(error.message).toContain('good');
-    expect(answeredAt - (await ended)).toBeLessThan(250);
+    expect(atMs - (await ended)).toBeLessThan(250);
     expect(await client.text('good__echo', { text: 'back' })).toBe('back');
   });
 
-  it('names the exit code and the last lines of stderr of a crash', async () => {
+  it('names the exit code and the last lines of stderr of a crash', ifLate, async () => {
     const error = await rejection(client.callTool({ name: 'crash__crash', arguments: { code: 7 } }));
     expect(error.message).toMatch(/crash.*7/s);
     expect(await client.text('crash__ok')).toBeTruthy();
   });
 
-  it('says so when a server ran out of memory', async () => {
+  it('says so when a server ran out of memory', ifLate, async () => {
     const error = await rejection(client.callTool({ name: 'hungry__eat', arguments: {} }));
     expect(error.message).toMatch(/hungry.*memory/s);
     expect(error.data).toMatchObject({ code: 'out_of_memory', hint: expect.stringContaining('limits') });

@@ -35,7 +35,7 @@ describe('after kill -9 of the gateway', () => {
     }
     await eventually(
       async () =>
-        (await engine.listContainers({ filters: { label: [`mcp-gateway.gateway=${id}`] } })).map(
+        (await engine.listContainers({ all: true, filters: { label: [`mcp-gateway.gateway=${id}`] } })).map(
           (c) => c.State,
         ),
       (states) => states.length === 6 && states.filter((state) => state === 'paused').length === 2,

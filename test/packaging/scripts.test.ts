@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { root, run, temporaryFolder } from '../programs.ts';
 
-const scripts = (await readdir(join(root, 'scripts'))).filter((name) => name.endsWith('.sh'));
+const scripts = (await readdir(join(root, 'scripts'), { recursive: true })).filter((name) =>
+  name.endsWith('.sh'),
+);
 const hasShellcheck = (await run('sh', ['-c', 'command -v shellcheck'])).code === 0;
 
 describe('scripts', () => {
