@@ -43,7 +43,8 @@ export class SessionMemory {
     if (!look) {
       look = store.get<boolean>(this.#key(session)).then(
         (isNoted) => {
-          if (isNoted && !this.#users.has(session)) this.#lose(session, 'the gateway was restarted');
+          if (isNoted && !this.#users.has(session) && !this.#lost.has(session))
+            this.#lose(session, 'the gateway was restarted');
         },
         () => {},
       );
@@ -56,7 +57,7 @@ export class SessionMemory {
   /** The loss that a session must be told of; it is told once. */
   takeLoss(session: string): GatewayError | undefined {
     const loss = this.#lost.get(session);
-    this.#lost.delete(session);
+    if (loss) this.#toldOf(session);
     return loss;
   }
 
@@ -72,15 +73,14 @@ export class SessionMemory {
   lose(affinity: string | undefined, why: string, told: ReadonlyMap<string, unknown> | undefined): void {
     for (const session of this.#usersOf(affinity)) {
       this.#lose(session, why);
-      if (told?.has(session)) this.#lost.delete(session);
+      if (told?.has(session)) this.#toldOf(session);
     }
   }
 
   /** The session is over. */
   forget(session: string): void {
     this.#looked.delete(session);
-    this.#lost.delete(session);
-    if (this.#users.delete(session)) this.#store?.delete(this.#key(session)).catch(() => {});
+    if (this.#users.delete(session) || this.#lost.has(session)) this.#toldOf(session);
   }
 
   /** Nothing of a client's is running any more. A loss that it has not been told of stays. */
@@ -89,10 +89,10 @@ export class SessionMemory {
     if (this.#users.delete(client)) this.#store?.delete(this.#key(client)).catch(() => {});
   }
 
+  /** The note stays until the loss was told: the gateway may be restarted before that. */
   #lose(session: string, why: string): void {
     this.#users.delete(session);
     const isSession = isSessionAffinity(session);
-    this.#store?.delete(this.#key(session)).catch(() => {});
     const { name } = this.#server;
     this.#lost.set(
       session,
@@ -103,6 +103,11 @@ export class SessionMemory {
       ),
     );
     forgetOldest(this.#lost);
+  }
+
+  #toldOf(session: string): void {
+    this.#lost.delete(session);
+    this.#store?.delete(this.#key(session)).catch(() => {});
   }
 
   #usersOf(affinity: string | undefined): string[] {

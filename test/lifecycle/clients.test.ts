@@ -36,12 +36,16 @@ describe('a modern client with a name', () => {
     expect(await fleet.call('notes', call, { affinity: alice })).toEqual(served);
   });
 
-  it('has its wishes forgotten with its instance', async () => {
+  it('has what it watches watched by its next instance, until it takes that back', async () => {
     const { fleet, runtime, clock } = privateFleet({}, { capabilities: { resources: { subscribe: true } } });
     fleet.rememberSubscription('notes', alice, 'a:1', true);
     await fleet.call('notes', call, { affinity: alice });
     expect(runtime.last.requests('resources/subscribe')).toHaveLength(1);
     await clock.pass(300_000);
+    await fleet.call('notes', call, { affinity: alice });
+    expect(runtime.last.requests('resources/subscribe')).toHaveLength(1);
+    await clock.pass(300_000);
+    fleet.rememberSubscription('notes', alice, 'a:1', false);
     await fleet.call('notes', call, { affinity: alice });
     expect(runtime.last.requests('resources/subscribe')).toEqual([]);
   });

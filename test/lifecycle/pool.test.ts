@@ -756,6 +756,28 @@ describe('sessions', () => {
     });
   });
 
+  it('tells of a loss after a restart of the gateway that came before it could', async () => {
+    const kept = new Map<string, unknown>();
+    const store = {
+      get: async <T>(key: string) => kept.get(key) as T | undefined,
+      set: async (key: string, value: unknown) => void kept.set(key, value),
+      delete: async (key: string) => void kept.delete(key),
+      async *entries() {},
+    };
+    const servers = [serverOf('memory', { stateful: true })];
+    const first = scriptedFleet(servers, { fleet: { store: store as never } });
+    await first.fleet.call('memory', call, { affinity: 's1' });
+    first.runtime.last.dies();
+    await settle();
+
+    const second = scriptedFleet(servers, { fleet: { store: store as never } });
+    expect((await rejection(second.fleet.call('memory', call, { affinity: 's1' }))).message).toMatch(/lost/);
+    expect(await second.fleet.call('memory', call, { affinity: 's1' })).toEqual({
+      era: 'legacy',
+      result: {},
+    });
+  });
+
   it('does not rest a shared server whose memory matters while a session that used it lives', async () => {
     const { fleet, runtime, clock } = scriptedFleet([
       serverOf('memory', { stateful: true, isolation: 'shared' }),

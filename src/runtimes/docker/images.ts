@@ -331,6 +331,12 @@ export class Images {
     }
   }
 
+  async #notePull(name: string): Promise<void> {
+    const pulls = { ...(await this.#readPulls()), [name]: this.#options.clock.now() };
+    await mkdir(this.#options.stateDir, { recursive: true });
+    await replaceFile(this.#pullsFile, JSON.stringify(pulls));
+  }
+
   get #pullsFile(): string {
     return path.join(this.#options.stateDir, 'pulls.json');
   }
@@ -434,7 +440,7 @@ export class Images {
 
   async #pull(engine: Engine, server: DockerServer, onProgress: Progress): Promise<void> {
     const name = server.image!;
-    const { env, closed, clock } = this.#options;
+    const { env, closed } = this.#options;
     onProgress({ step: 'pull', text: `pulling ${name}`, fraction: 0 });
     const limit = AbortSignal.timeout(server.timeouts.buildMs);
     const fail = (cause: string, hint: string, error?: unknown) =>
@@ -469,9 +475,8 @@ export class Images {
         shown = fraction;
         onProgress({ step: 'pull', text: `pulling ${name}`, fraction });
       }
-      const pulls = { ...(await this.#readPulls()), [name]: clock.now() };
-      await mkdir(this.#options.stateDir, { recursive: true });
-      await replaceFile(this.#pullsFile, JSON.stringify(pulls));
+      // Without the note it is pulled again sooner; the image is there all the same.
+      await this.#notePull(name).catch(() => {});
       onProgress({ step: 'pull', text: `${name} is pulled`, fraction: 1 });
     } catch (error) {
       if (closed.aborted) throw closed.reason;

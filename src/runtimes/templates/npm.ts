@@ -185,7 +185,8 @@ export class NpmVersions {
       );
     }
     this.#kept = { ...this.#kept, [server.package]: version };
-    await this.#write(this.#kept);
+    // A state folder that cannot be written costs the next start a look into the registry.
+    await this.#write(this.#kept).catch(() => {});
     return version;
   }
 
