@@ -308,6 +308,12 @@ export class SoakClient {
     const { url, agent, ledger } = this.#world;
     const attempt = this.#attempt('gateway', `stream of ${this.#name}`);
     const judge = (message: Any) => {
+      if (message.error) {
+        const { code } = message.error.data ?? {};
+        if (code === 'session_unknown') this.#session = undefined;
+        ledger.failed(attempt, { kind: 'error', code, message: String(message.error.message) });
+        return;
+      }
       const isFine =
         message.id !== undefined
           ? message.id === id

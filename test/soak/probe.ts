@@ -1,5 +1,5 @@
 /**
- * Loaded into the gateway (`--expose-gc --import`): a Unix socket, given by SOAK_PROBE, that answers each connection with what the
+ * Loaded into the gateway (`--import`): a Unix socket, given by SOAK_PROBE, that answers each connection with what the
  * process holds after its garbage is collected. Of no effect otherwise.
  */
 import { readdirSync, rmSync } from 'node:fs';
@@ -25,14 +25,15 @@ if (path !== undefined) {
   rmSync(path, { force: true });
   createServer((connection) => {
     connection.on('error', () => {});
-    globalThis.gc?.();
     const sockets = handles.call(process).filter((handle) => handle instanceof Socket);
     // Only those that were accepted have a server.
     const ofClients = sockets.filter((socket) => 'server' in socket && socket.server).length;
+    // Collects garbage first, so the heap is asked afterwards.
+    const timers = count(timer.constructor);
     const held: Held = {
       heapBytes: process.memoryUsage().heapUsed,
       residentBytes: process.memoryUsage.rss(),
-      timers: count(timer.constructor),
+      timers,
       sockets: sockets.length - ofClients,
       descriptors: readdirSync('/proc/self/fd').length - ofClients,
     };

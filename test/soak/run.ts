@@ -65,7 +65,7 @@ function show({ atMs, ledger, vitals, faults }: Progress): void {
   );
 }
 
-function conclude({ ledger, orphans, flatness, complaints, isGood }: Verdict): void {
+function conclude({ ledger, orphans, flatness, complaints, healthMs, isGood }: Verdict): void {
   const list = (title: string, count: number, lines: string[]) => {
     console.log(`${title}: ${count}`);
     for (const line of lines) console.log(`  ${line}`);
@@ -79,6 +79,11 @@ function conclude({ ledger, orphans, flatness, complaints, isGood }: Verdict): v
     console.log(
       `${isFlat ? 'flat    ' : 'NOT FLAT'} ${figure}: ${middle} in the second third, ${last} in the last`,
     );
+  const sorted = [...healthMs].sort((a, b) => a - b);
+  const [median = 0, slowest = 0] = [sorted[Math.floor(sorted.length / 2)], sorted.at(-1)];
+  console.log(
+    `/health/live answered in ${median.toFixed(0)} ms (median), ${slowest.toFixed(0)} ms (slowest of ${sorted.length}).`,
+  );
   console.log(`Tolerated, whichever is more: ${toleranceInWords}.`);
   console.log(
     isGood ? 'Nothing lost, crossed or left; all is flat.' : `FAILED; again with --seed ${flags.seed}`,

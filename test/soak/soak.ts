@@ -41,6 +41,8 @@ export interface Verdict {
   flatness: Flatness[];
   /** Lines that the gateway logged as errors, and how it ended. */
   complaints: string[];
+  /** How long `/health/live` took whenever it was asked: on a machine without time for the gateway, seconds. */
+  healthMs: number[];
   isGood: boolean;
 }
 
@@ -81,6 +83,7 @@ class Run {
   readonly #orphans: string[] = [];
   readonly #complaints: string[] = [];
   readonly #faults: Record<string, number> = {};
+  readonly #healthMs: number[] = [];
   /** When a container was first seen that no status shows, by id. */
   readonly #strangers = new Map<string, number>();
   #gateway!: GatewayProcess;
@@ -130,6 +133,7 @@ class Run {
       orphans: this.#orphans,
       flatness: flat,
       complaints: this.#complaints,
+      healthMs: this.#healthMs,
       isGood,
     };
   }
@@ -157,7 +161,7 @@ class Run {
       config: configOf(this.#sessionTimeoutMs),
       folder: this.#folder,
       args: this.#port === 0 ? [] : ['--port', String(this.#port)],
-      program: [process.execPath, '--expose-gc', '--import', probe, main],
+      program: [process.execPath, '--import', probe, main],
       env: { SOAK_PROBE: this.#probePath, LOG_LEVEL: 'error' },
       discovered,
     });
@@ -250,7 +254,7 @@ class Run {
     let tookMs = 0;
     while (!this.#isOver) {
       // To look stops the gateway for a moment: on a busy machine that must not become all that it does.
-      await sleep(Math.max(everyMs, Math.min(20 * tookMs, this.#totalMs / 40)));
+      await sleep(Math.max(everyMs, Math.min(20 * tookMs, this.#totalMs / 30)));
       await this.#up;
       const gateway = this.#gateway;
       const beganMs = this.#now();
@@ -271,6 +275,9 @@ class Run {
   }
 
   async #look(gateway: GatewayProcess): Promise<Vitals> {
+    const askedAtMs = performance.now();
+    await (await fetch(`${gateway.url}/health/live`)).text();
+    this.#healthMs.push(performance.now() - askedAtMs);
     const [held, containers] = await Promise.all([heldBy(this.#probePath), this.#findStrangers(gateway)]);
     return { atMs: this.#now(), ...held, containers };
   }
