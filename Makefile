@@ -1,6 +1,6 @@
-# `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench, soak and inspect.
+# `make help` lists the targets. ARGS="…" is passed on to the command behind up, dev, test, bench, soak, chaos and inspect.
 .DEFAULT_GOAL := help
-.PHONY: help packages up down status engine dev test test-engines check images logs logs-local env-debug inspect bench soak conformance
+.PHONY: help packages up down status engine dev test test-engines check images logs logs-local env-debug inspect bench soak chaos conformance
 MAKEFLAGS += --no-print-directory
 export PATH := $(shell pwd)/node_modules/.bin:$(PATH)
 
@@ -55,6 +55,9 @@ bench: packages ## measure speed beside its floors; writes bench/results.md
 
 soak: packages ## 1,000 clients, faults and restarts for 20 minutes: ARGS="--minutes 5" for less
 	@npm run --silent soak -- $(ARGS)
+
+chaos: packages ## drawn calls and faults against a model of what each client must see: ARGS="--schedules 950 --containers 50 --seed 7"
+	@npm run --silent chaos -- $(ARGS)
 
 conformance: packages ## the public conformance suite, directly and through the gateway; writes conformance/results.json
 	@npm run --silent conformance
