@@ -8,12 +8,21 @@ import { containersOf, engine, fixture } from './engine.ts';
 import { EngineProxy } from './engine-proxy.ts';
 import { type GatewayProcess, startGateway } from './gateway-process.ts';
 import { connect, rejection } from './mcp-client.ts';
-import { canHaveOwnEngine, OwnEngine, type OwnEngineOptions } from './own-engine.ts';
+import { canHaveOwnEngine, OwnEngine } from './own-engine.ts';
 
-/* What a user of the gateway sees when the engine itself fails. Each engine here is a test's own, a whole dockerd. */
+/*
+ * What a user of the gateway sees when the engine itself fails: a whole dockerd of these tests' own. NIGHTLY=1 freezes it for longer,
+ * and restarts it in both of its ways.
+ */
 
 const isNightly = process.env.NIGHTLY === '1';
 const frozenMs = isNightly ? 30_000 : 12_000;
+
+let own: OwnEngine;
+beforeAll(async () => {
+  if (canHaveOwnEngine) own = await OwnEngine.create();
+});
+afterAll(() => own?.[Symbol.asyncDispose]());
 
 interface Shown {
   name: string;
@@ -22,28 +31,25 @@ interface Shown {
   last_error?: { code: string; message: string; hint?: string };
 }
 
-/** A gateway in front of an engine of its own, and a client. */
+/** A gateway in front of that engine, and a client. */
 class Scene implements AsyncDisposable {
-  readonly engine: OwnEngine;
   readonly gateway: GatewayProcess;
   readonly client: Awaited<ReturnType<typeof connect>>;
 
-  static async create(servers: string, options: OwnEngineOptions = {}): Promise<Scene> {
-    const engine = await OwnEngine.create(options);
+  static async create(servers: string): Promise<Scene> {
     const folder = await temporaryFolder();
     await mkdir(join(folder, 'built'));
     await writeFile(join(folder, 'built', 'Dockerfile'), 'FROM mcp-fixtures\nCOPY Dockerfile /made-of\n');
     const gateway = await startGateway({
       folder,
       config: `servers:\n${servers}`,
-      env: { DOCKER_HOST: engine.dockerHost },
+      env: { DOCKER_HOST: own.dockerHost },
       discovered: true,
     });
-    return new Scene(engine, gateway, await connect(gateway.url));
+    return new Scene(gateway, await connect(gateway.url));
   }
 
-  constructor(engine: OwnEngine, gateway: GatewayProcess, client: Scene['client']) {
-    this.engine = engine;
+  constructor(gateway: GatewayProcess, client: Scene['client']) {
     this.gateway = gateway;
     this.client = client;
   }
@@ -67,7 +73,7 @@ class Scene implements AsyncDisposable {
       async () => {
         const servers = Object.values(await this.servers());
         const ids = servers.flatMap(({ instances }) => instances.map(({ id }) => id)).sort();
-        return [ids, await this.engine.containers()] as const;
+        return [ids, await own.containers()] as const;
       },
       ([ids, containers]) => JSON.stringify(ids) === JSON.stringify(containers),
       limitMs,
@@ -79,9 +85,7 @@ class Scene implements AsyncDisposable {
     await this.client.close();
     await this.gateway[Symbol.asyncDispose]();
     await rm(this.gateway.folder, { recursive: true, force: true });
-    const left = await this.engine.containers().catch(() => []);
-    await this.engine[Symbol.asyncDispose]();
-    expect(left).toEqual([]);
+    expect(await own.containers()).toEqual([]);
   }
 }
 
@@ -105,24 +109,35 @@ async function timed<T>(work: () => Promise<T>): Promise<{ value: T; ms: number 
 describe.skipIf(!canHaveOwnEngine)('an engine that is restarted', () => {
   describe.each([
     { liveRestore: false, how: 'and takes its containers along' },
-    { liveRestore: true, how: 'and leaves its containers running (live-restore)' },
+    ...(isNightly ? [{ liveRestore: true, how: 'and leaves its containers running (live-restore)' }] : []),
   ])('$how', ({ liveRestore }) => {
     let scene: Scene;
     beforeAll(async () => {
+      if (liveRestore) {
+        await own.end('SIGTERM');
+        await own.start({ liveRestore });
+      }
       scene = await Scene.create(
         server('one', 'everything.mjs') +
           server('resting', 'stateful-notes.mjs', { pause_after: '1s' }) +
           // Dockerd gives each ten seconds to end.
-          server('other', liveRestore ? 'ignores-sigterm.mjs' : 'tiny.mjs'),
-        { liveRestore },
+          server('other', liveRestore ? 'ignores-sigterm.mjs' : 'tiny.mjs', { timeouts: { stop: '2s' } }),
       );
     });
     afterAll(() => scene?.[Symbol.asyncDispose]());
 
+    it.runIf(!liveRestore)(
+      'has one network for all servers, also where they all start at once for the first time',
+      async () => {
+        expect(scene.gateway.output()).toMatch(/^Ready: \d+ tools of 3 servers$/m);
+        const networks = await own.docker.listNetworks({ filters: { name: ['mcp-network'] } });
+        expect(networks).toHaveLength(1);
+      },
+    );
+
     it.each(['SIGTERM', 'SIGKILL'] as const)(
       'by %s: the call in flight is told, lists are answered, the next call works, and nothing is left over',
       async (signal) => {
-        const { engine } = scene;
         await scene.call('resting__list');
         await scene.call(liveRestore ? 'other__ok' : 'other__echo', { text: 'x' });
         await eventually(
@@ -134,7 +149,7 @@ describe.skipIf(!canHaveOwnEngine)('an engine that is restarted', () => {
           () => scene.servers(),
           ({ one }) => one!.instances[0]?.leases === 1,
         );
-        await engine.end(signal);
+        await own.end(signal);
 
         const lost = await inFlight;
         expect(lost.message).toMatch(
@@ -156,7 +171,7 @@ describe.skipIf(!canHaveOwnEngine)('an engine that is restarted', () => {
           hint: expect.stringContaining('Start it'),
         });
 
-        await engine.start();
+        await own.start({ liveRestore });
         await eventually(
           () => scene.servers(),
           (servers) => Object.values(servers).every(({ state }) => state === 'stopped'),
@@ -172,20 +187,21 @@ describe.skipIf(!canHaveOwnEngine)('an engine that is restarted', () => {
 });
 
 describe.skipIf(!canHaveOwnEngine)(`an engine that is frozen for ${frozenMs / 1000} s`, () => {
-  it('leaves status and lists at once, bounds every call, and all is well when it goes on', async () => {
+  it('leaves status and lists at once, bounds every call, and all is well when it goes on', {
+    timeout: 120_000,
+  }, async () => {
     await using scene = await Scene.create(
       server('busy', 'everything.mjs', { timeouts: { call: '4s', handshake: '3s' } }) +
         server('stateful', 'stateful-notes.mjs', {
           timeouts: { handshake: '3s' },
           health_check: { interval: '1s' },
         }) +
-        server('paused', 'stateful-notes.mjs', { pause_after: '500ms' }) +
+        server('paused', 'stateful-notes.mjs', { pause_after: '500ms', timeouts: { start: '60s' } }) +
         server('pausing', 'tiny.mjs', { pause_after: '3s' }) +
         server('stopping', 'tiny.mjs', { idle_timeout: '3s' }) +
         server('asleep', 'tiny.mjs', { timeouts: { start: '5s' } }) +
         server('kept', 'tiny.mjs', { pool: { min: 1 } }),
     );
-    const { engine } = scene;
     await scene.call('stateful__add', { note: 'kept' });
     await scene.call('paused__list');
     await scene.call('busy__echo', { text: 'x' });
@@ -196,7 +212,7 @@ describe.skipIf(!canHaveOwnEngine)(`an engine that is frozen for ${frozenMs / 10
     await scene.call('pausing__echo', { text: 'x' });
     await scene.call('stopping__echo', { text: 'x' });
     const before = await scene.servers();
-    engine.signal('SIGSTOP');
+    own.signal('SIGSTOP');
     const thawAtMs = Date.now() + frozenMs;
 
     const onRunning = timed(() => scene.refused('busy__echo', { text: 'x' }));
@@ -224,7 +240,7 @@ describe.skipIf(!canHaveOwnEngine)(`an engine that is frozen for ${frozenMs / 10
     expect(stoppedMs).toBeLessThan(12_000);
     expect(scene.gateway.output()).toMatch(/engine lost/);
 
-    engine.signal('SIGCONT');
+    own.signal('SIGCONT');
     expect(await onPaused).toBe('{"notes":[]}');
     await eventually(
       async () => scene.gateway.output(),
@@ -243,17 +259,17 @@ describe.skipIf(!canHaveOwnEngine)(`an engine that is frozen for ${frozenMs / 10
 });
 
 describe.skipIf(!canHaveOwnEngine)('an engine whose disk is full', () => {
-  it('is named with what frees it, others are served, and all is well when there is room', async () => {
+  it('is named with what frees it, others are served, and all is well when there is room', {
+    timeout: 120_000,
+  }, async () => {
     await using scene = await Scene.create(
       server('running', 'everything.mjs') +
         server('stopped', 'tiny.mjs') +
         server('built', 'tiny.mjs', built),
-      { diskMiB: 700 },
     );
-    const { engine } = scene;
     await scene.call('running__echo', { text: 'x' });
-    await engine.docker.getImage('mcp-built').remove({ force: true });
-    await engine.fillDisk();
+    await own.docker.getImage('mcp-built').remove({ force: true });
+    await own.fillDisk();
 
     const full = await scene.refused('stopped__echo', { text: 'x' });
     expect(full.message).toMatch(/Server stopped: the engine’s disk is full: .*no space left on device/is);
@@ -274,7 +290,7 @@ describe.skipIf(!canHaveOwnEngine)('an engine whose disk is full', () => {
     });
     expect(await scene.call('running__echo', { text: 'still' })).toBe('still');
 
-    await engine.emptyDisk();
+    await own.emptyDisk();
     for (const name of ['stopped', 'built']) {
       await eventually(
         () => scene.call(`${name}__echo`, { text: 'room' }).catch(String),
@@ -287,18 +303,17 @@ describe.skipIf(!canHaveOwnEngine)('an engine whose disk is full', () => {
 
 describe.skipIf(!canHaveOwnEngine)('an image that is removed', () => {
   it('is made again where the gateway can, is missed by name where it cannot, and the lists stay', async () => {
+    await own.docker.getImage('mcp-fixtures').tag({ repo: 'mcp-running' });
     await using scene = await Scene.create(
       server('loaded', 'tiny.mjs') +
         server('running', 'everything.mjs', { image: 'mcp-running' }) +
         server('built', 'tiny.mjs', built),
-      { images: ['mcp-running'] },
     );
-    const { engine } = scene;
     expect(await scene.call('running__echo', { text: 'x' })).toBe('x');
-    await engine.docker.getImage('mcp-built').remove({ force: true });
+    await own.docker.getImage('mcp-built').remove({ force: true });
     expect(await scene.call('built__echo', { text: 'anew' })).toBe('anew');
-    await engine.docker.getImage('mcp-running').remove({ force: true });
-    await engine.docker.getImage('mcp-fixtures').remove({ force: true });
+    await own.docker.getImage('mcp-running').remove({ force: true });
+    await own.docker.getImage('mcp-fixtures').remove({ force: true });
 
     // What runs has all that it needs.
     expect(await scene.call('running__echo', { text: 'on' })).toBe('on');
@@ -316,7 +331,7 @@ describe.skipIf(!canHaveOwnEngine)('an image that is removed', () => {
       last_error: { code: 'image_missing' },
     });
 
-    await engine.load('mcp-fixtures');
+    await own.load('mcp-fixtures');
     await eventually(
       () => scene.call('loaded__echo', { text: 'back' }).catch(String),
       (text) => text === 'back',

@@ -30,15 +30,8 @@ async function must(command: string, ...args: string[]): Promise<string> {
   return stdout;
 }
 
-/** What an engine of a test's own is made with. */
-export interface OwnEngineOptions {
-  /** Containers outlive the daemon. */
-  liveRestore?: boolean;
-  /** Its data lies on a disk of this size, in MiB, which can be filled. */
-  diskMiB?: number;
-  /** Names that the fixtures' image has beside its own. */
-  images?: string[];
-}
+/** Of the disk that its data lies on, in memory: enough for a few images. */
+const diskMiB = 1500;
 
 /**
  * A whole dockerd for one test, which it may stop, kill, freeze and starve: with its own data, socket and network namespace,
@@ -48,16 +41,14 @@ export class OwnEngine implements AsyncDisposable {
   readonly docker: Docker;
   readonly #folder: string;
   readonly #namespace = `mcp-test-${randomBytes(4).toString('hex')}`;
-  readonly #options: OwnEngineOptions;
   #process: ChildProcess | undefined;
 
-  static async create(options: OwnEngineOptions = {}): Promise<OwnEngine> {
-    const engine = new OwnEngine(await mkdtemp(join(tmpdir(), 'mcp-engine-')), options);
+  static async create(): Promise<OwnEngine> {
+    const engine = new OwnEngine(await mkdtemp(join(tmpdir(), 'mcp-engine-')));
     try {
       await engine.#prepare();
       await engine.start();
       await engine.load(fixtureImage);
-      for (const name of options.images ?? []) await engine.docker.getImage(fixtureImage).tag({ repo: name });
     } catch (error) {
       await engine[Symbol.asyncDispose]();
       throw error;
@@ -65,9 +56,8 @@ export class OwnEngine implements AsyncDisposable {
     return engine;
   }
 
-  private constructor(folder: string, options: OwnEngineOptions) {
+  private constructor(folder: string) {
     this.#folder = folder;
-    this.#options = options;
     this.docker = new Docker({ socketPath: this.socket });
   }
 
@@ -96,14 +86,13 @@ export class OwnEngine implements AsyncDisposable {
   async #prepare(): Promise<void> {
     await must('ip', 'netns', 'add', this.#namespace);
     await must('ip', '-n', this.#namespace, 'link', 'set', 'lo', 'up');
-    const { diskMiB } = this.#options;
     await must('mkdir', '-p', this.dataRoot);
-    if (diskMiB) await must('mount', '-t', 'tmpfs', '-o', `size=${diskMiB}m`, 'tmpfs', this.dataRoot);
+    await must('mount', '-t', 'tmpfs', '-o', `size=${diskMiB}m`, 'tmpfs', this.dataRoot);
     await writeFile(join(this.#folder, 'daemon.json'), '{}');
   }
 
-  /** Starts the daemon and waits until it answers. */
-  async start(): Promise<void> {
+  /** Starts the daemon and waits until it answers. With `liveRestore` its containers will outlive it. */
+  async start({ liveRestore = false } = {}): Promise<void> {
     const log = await open(join(this.#folder, 'log'), 'a');
     const args = [
       `--net=/run/netns/${this.#namespace}`,
@@ -114,7 +103,7 @@ export class OwnEngine implements AsyncDisposable {
       `--pidfile=${join(this.#folder, 'pid')}`,
       `--host=${this.dockerHost}`,
       '--userland-proxy=false',
-      ...(this.#options.liveRestore ? ['--live-restore'] : []),
+      ...(liveRestore ? ['--live-restore'] : []),
     ];
     this.#process = spawn('nsenter', args, { stdio: ['ignore', log.fd, log.fd] });
     await log.close();
