@@ -139,6 +139,11 @@ export class Model {
     );
   }
 
+  /** Whether anything was done to it that may have interrupted a reading of its lists: that is tried again. */
+  wasHarmed(server: ServerName): boolean {
+    return this.#hits(server, 0) > 0 || this.#wasRestarted;
+  }
+
   /** Whether an instance of it was ruined on order: what else ran on it may be lost with it. */
   wasWrecked(server: ServerName): boolean {
     return this.#faults.some((fault) => fault.kind === 'wreck' && fault.server === server);
@@ -193,7 +198,8 @@ export class Model {
         // A server that is not known yet is known to have failed until it is tried again.
         return (!this.#setup.waitsForLists || this.#wasRestarted) && this.#hits(server, 0) > 0;
       case 'queue_full':
-        return this.#beside(call) >= this.#setup.maxQueue;
+        // The gateway’s own questions wait in the same line.
+        return this.#beside(call) + 2 >= this.#setup.maxQueue;
       case 'cancelled':
         return call.isGivenUp;
       default:

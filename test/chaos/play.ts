@@ -359,7 +359,7 @@ class Run implements ClientWorld {
     await fetch(this.url('/health')).then((response) => response.text());
     await pause(2 * lookEveryMs);
     const after = await asleep();
-    const woken = before.filter((name) => !after.includes(name));
+    const woken = before.filter((name) => !after.includes(name) && !this.model.wasHarmed(name));
     if (woken.length > 0 && !isTight(setup))
       this.model.breach('listsWakeNothing', `lists woke ${woken.join(', ')}`);
   }
