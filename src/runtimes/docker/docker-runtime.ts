@@ -38,6 +38,7 @@ import { EngineWatch } from './watch.ts';
 /** Giving up on a start is not to last longer than this. */
 const cleanUpLimitMs = 5_000;
 const maxNames = 10_000;
+const halfRemoved = /container from store "([0-9a-f]{64})": container not known/;
 
 export interface DockerRuntimeOptions {
   gateway: GatewayConfig;
@@ -456,10 +457,18 @@ export class DockerRuntime implements Runtime {
 
   /** This gateway's containers as the engine has them, running or not. */
   async #containers(engine: Engine) {
-    const containers = await engine.call((docker, abortSignal) =>
-      // One label, the rest is looked at here: Podman joins several by or.
-      docker.listContainers({ all: true, filters: { label: [`${labels.managed}=true`] }, abortSignal }),
-    );
+    const list = () =>
+      engine.call((docker, abortSignal) =>
+        // One label, the rest is looked at here: Podman joins several by or.
+        docker.listContainers({ all: true, filters: { label: [`${labels.managed}=true`] }, abortSignal }),
+      );
+    const containers = await list().catch(async (error: unknown) => {
+      // Podman lists none while it has removed one by half.
+      const half = engine.isPodman && halfRemoved.exec(messageOf(error));
+      if (!half) throw error;
+      await removeContainer(engine, half[1]!);
+      return list();
+    });
     return containers.filter(
       ({ Labels }) =>
         Labels?.[labels.managed] === 'true' && Labels[labels.gateway] === this.#options.gatewayId,

@@ -83,7 +83,11 @@ async function ensureNetwork(
       );
       return;
     }
-    if (!(error instanceof EngineError) || error.status !== 404) throw error;
+    if (!(error instanceof EngineError)) throw error;
+    // Podman looks at every container first, and gives up at one that is being removed: the start will say whether it is there.
+    const isUnknown = engine.isPodman && error.status === 500;
+    if (isUnknown && name !== defaultNetwork) return;
+    if (!isUnknown && error.status !== 404) throw error;
   }
   if (name !== defaultNetwork) {
     throw new GatewayError('network_missing', `Server ${server.name}: the engine has no network ${name}.`, {
@@ -144,7 +148,7 @@ async function createDefault(engine: Engine, gatewayId: string): Promise<void> {
       return;
     }
   }
-  await removeDuplicates(engine);
+  if (!engine.isPodman) await removeDuplicates(engine);
 }
 
 const isTaken = (error: unknown) =>
