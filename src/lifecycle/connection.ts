@@ -75,6 +75,8 @@ export type CallKind = Purpose | 'own';
 
 /** How long the reason of a death is waited for, so that calls fail within 100 ms of it. */
 const exitWaitMs = 80;
+/** The same where no call waits on the instance: the reason is worth more than the time. */
+const calmExitWaitMs = 1_000;
 /** Lines that answer no call: far above what a chatty server writes, far below what hurts. */
 const floodCapacity = 20_000;
 const floodPerSecond = 2000;
@@ -747,7 +749,8 @@ export class Connection {
       this.#settleAll(error);
       this.#owner.onCrash(error);
     };
-    const cancelTimer = this.#clock.schedule(report, exitWaitMs);
+    const isAwaited = [...this.#pending.values()].some(({ kind }) => kind === 'call');
+    const cancelTimer = this.#clock.schedule(report, isAwaited ? exitWaitMs : calmExitWaitMs);
     const exited = instance.exited.then((known) => {
       exit = known;
     });

@@ -465,6 +465,31 @@ describe('failing', () => {
     expect((await failed).message).not.toMatch(/exit code/);
   });
 
+  it('waits longer for why where no call waits for the answer', async () => {
+    const { fleet, runtime, clock } = scriptedFleet();
+    await fleet.call('files', call);
+    const died = runtime.last;
+    died.dies('unsaid');
+    await clock.pass(500);
+    died.explains({ code: 137, signal: 'SIGKILL', outOfMemory: true });
+    await settle();
+    expect(fleet.status('files')).toMatchObject({
+      state: 'stopped',
+      instances: [],
+      lastError: { code: 'out_of_memory' },
+    });
+  });
+
+  it('waits longer for why where it is a start that fails', async () => {
+    const { fleet, runtime, clock } = scriptedFleet(undefined, { script: { initialize() {} } });
+    const failed = rejection(fleet.call('files', call));
+    await settle();
+    runtime.last.dies('unsaid');
+    await clock.pass(500);
+    runtime.last.explains({ code: 3 });
+    expect((await failed).message).toMatch(/code 3/);
+  });
+
   it('backs off from a crash loop, opens the breaker, and closes it with the first answer', async () => {
     const { fleet, runtime, clock } = scriptedFleet(undefined, {
       script: { onRequest: (instance) => instance.dies({ code: 1 }) },

@@ -262,7 +262,12 @@ export class ScriptedInstance implements Instance {
     if (!this.isRunning) return;
     this.isRunning = false;
     this.#ended.resolve();
-    if (exit !== 'unsaid') this.#exited.resolve(exit);
+    if (exit !== 'unsaid') this.explains(exit);
+  }
+
+  /** The engine says why it died. */
+  explains(exit: Exit): void {
+    this.#exited.resolve(exit);
   }
 
   stderrTail(): string[] {
