@@ -13,6 +13,8 @@ const tag = 'mcp-test-images';
 
 beforeAll(async () => {
   test = await TestRuntime.create();
+  // The base of what is built here.
+  await test.runtime.prepare(fixtureServer('base'), {});
 });
 afterAll(() => test.dispose());
 beforeEach(async () => {

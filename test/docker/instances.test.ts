@@ -106,7 +106,8 @@ describe('what an instance uses', () => {
   });
 
   it('is known of a frozen one, and not of one that is gone', async () => {
-    const running = await test.start(fixtureServer('cold', busy));
+    const running = await test.start(fixtureServer('cold'));
+    await running.handshake();
     await running.instance.pause();
     const { memoryBytes } = await running.instance.stats();
     expect(memoryBytes).toBeGreaterThan(4_000_000);
