@@ -4,6 +4,7 @@
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH="$(dirname "$HERE")/node_modules/.bin:$PATH:/usr/sbin:/sbin"
+# shellcheck disable=SC2034 # For moby.sh.
 CACHE=${MCP_GATEWAY_ENGINES:-${XDG_CACHE_HOME:-$HOME/.cache}/mcp-gateway-engines}
 START_TIMEOUT_S=60
 PREFIX=/tmp/mcp-gateway-engine
@@ -16,7 +17,7 @@ fail() {
 }
 
 need_root() {
-  [ "$(uname -s)" = Linux ] && [ "$(id -u)" -eq 0 ] || fail "needs Linux and root, for network namespaces and cgroups"
+  if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then fail "needs Linux and root, for network namespaces and cgroups"; fi
 }
 
 # install_missing <command> <package>...: the packages, unless the command is there.
@@ -39,7 +40,7 @@ command_pid=''
 open_folder() {
   local stale
   for stale in "$PREFIX".*; do
-    if [ -d "$stale" ] && ! kill -0 "$(cat "$stale/owner" 2>/dev/null)" 2>/dev/null; then remove_folder "$stale"; fi
+    if [ -d "$stale" ] && ! kill -0 "$(cat "$stale/owner" 2>/dev/null)" 2>/dev/null; then remove_folder "$stale" || true; fi
   done
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
@@ -160,7 +161,7 @@ close_engine() {
 remove_folder() {
   local folder=$1 pid mount
   # Containers do not name it themselves: they are children of what does.
-  for pid in $(grep -lsF "$folder" /proc/[0-9]*/cmdline | cut -d/ -f3); do
+  grep -lsF "$folder" /proc/[0-9]*/cmdline | cut -d/ -f3 | while read -r pid; do
     # shellcheck disable=SC2046
     kill -9 "$pid" $(cat "/proc/$pid/task/"*/children 2>/dev/null) 2>/dev/null || true
   done

@@ -46,6 +46,7 @@ network_config_dir = "$engine_folder/networks"
 TEXT
 export CONTAINERS_CONF=$engine_folder/containers.conf
 podman=(podman --root "$engine_folder/storage" --runroot "$engine_folder/run")
+# shellcheck disable=SC2317 # Called at the end.
 end_containers() { inside "${podman[@]}" rm --force --all --time 0; }
 start_engine "$engine_folder/podman.sock" "${podman[@]}" \
   system service --time=0 "unix://$engine_folder/podman.sock"
