@@ -27,13 +27,15 @@ if (path !== undefined) {
     connection.on('error', () => {});
     const sockets = handles.call(process).filter((handle) => handle instanceof Socket);
     // Only those that were accepted have a server.
-    const ofClients = sockets.filter((socket) => 'server' in socket && socket.server).length;
+    const accepted = sockets.filter((socket) => 'server' in socket && socket.server);
+    const ofClients = accepted.length;
+    const timersOfClients = accepted.filter(({ timeout }) => timeout).length;
     // Collects garbage first, so the heap is asked afterwards.
     const timers = count(timer.constructor);
     const held: Held = {
       heapBytes: process.memoryUsage().heapUsed,
       residentBytes: process.memoryUsage.rss(),
-      timers,
+      timers: timers - timersOfClients,
       sockets: sockets.length - ofClients,
       descriptors: readdirSync('/proc/self/fd').length - ofClients,
     };

@@ -27,7 +27,7 @@ describe('the verdict of the soak', () => {
     expect(notFlat(() => ({}))).toEqual([]);
     expect(notFlat((atMs) => (atMs === 70_000 ? { heapBytes: 2 ** 30, descriptors: 900 } : {}))).toEqual([]);
     expect(notFlat((atMs) => ({ heapBytes: (20 + atMs / 4000) * 2 ** 20 }))).toEqual(['bytes of heap']);
-    expect(notFlat((atMs) => ({ descriptors: 60 + atMs / 1500, sockets: 40 + atMs / 1500 }))).toEqual([
+    expect(notFlat((atMs) => ({ descriptors: 60 + atMs / 800, sockets: 40 + atMs / 800 }))).toEqual([
       'sockets',
       'file descriptors',
     ]);
