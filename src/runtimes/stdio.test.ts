@@ -69,6 +69,15 @@ describe('MessageReader', () => {
     expect(noise.map((item) => [item.kind, item.id])).toEqual([['garbage', id]]);
   });
 
+  it('takes a line that the end has cut off for no answer: why its server has ended says more', async () => {
+    const { reader: it, messages, noise } = reader();
+    it.push(Buffer.from('{"jsonrpc":"2.0","id":7,"result":{"text":"xxx'));
+    it.end();
+    await it.ended;
+    expect(messages).toEqual([]);
+    expect(noise.map((item) => [item.kind, item.id])).toEqual([['garbage', undefined]]);
+  });
+
   it('bounds what it says of a line of garbage', async () => {
     const { reader: it, noise } = reader();
     it.push(Buffer.from(`${'é\u0007'.repeat(50_000)}\n`));

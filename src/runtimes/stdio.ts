@@ -46,6 +46,8 @@ export class MessageReader {
   #isFlood = false;
   #isPaused = false;
   #isEnding = false;
+  /** What follows has no end of its own. */
+  #isCutOff = false;
 
   constructor(options: MessageReaderOptions) {
     this.#options = options;
@@ -98,6 +100,7 @@ export class MessageReader {
       if (!this.#isPaused) this.#options.pause();
       this.#isPaused = true;
     } else if (this.#isEnding) {
+      this.#isCutOff = true;
       this.#framer.end();
       this.#ended.resolve();
     }
@@ -133,7 +136,7 @@ export class MessageReader {
         for (const message of read.messages) this.#options.onMessage(message);
         return;
       }
-      id = read.id;
+      if (!this.#isCutOff) id = read.id;
     }
     const text = printable(line.subarray(0, noiseChars * 4).toString('utf8'), noiseChars);
     if (text.trim() === '') return;
