@@ -152,6 +152,8 @@ export class Model {
   #judgeError(call: Call, error: Any, about: string): void {
     const code = error?.data?.code;
     const found = `${about}: ${JSON.stringify(error)?.slice(0, 600)}`;
+    // What a modern server has given out may die with it, or be of another one of its instances.
+    if (call.server === 'modern' && error?.code === -32602 && /requestState/.test(error.message)) return;
     if (!(code in errorCatalogue) || code === 'internal') {
       this.breach('answeredOnce', `an error that says nothing: ${found}`);
       return;
