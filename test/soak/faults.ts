@@ -49,7 +49,16 @@ export async function harm(
     // Slower answers are all that may come of it.
     await tried(container.pause());
     await new Promise((resolve) => setTimeout(resolve, draw.between(200, 2000)));
-    await tried(container.unpause());
+    // An engine under load may take a container that it has just frozen for running, and refuse.
+    for (let tries = 0; tries < 100; tries += 1) {
+      await tried(container.unpause());
+      const paused = await container.inspect().then(
+        ({ State }) => State.Paused,
+        () => false,
+      );
+      if (!paused) break;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
     return true;
   }
   const over = ledger.fault(victim.server);
