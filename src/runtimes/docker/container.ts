@@ -80,6 +80,8 @@ export class ContainerInstance implements Instance {
   readonly #writer: MessageWriter;
   readonly #reader: MessageReader;
   readonly #died = deferred<void>();
+  /** A thaw that messages wait for. */
+  #thawing: Promise<void> | undefined;
   #isPaused = false;
   #isStopping = false;
   #stopped: Promise<void> | undefined;
@@ -121,8 +123,15 @@ export class ContainerInstance implements Instance {
   send(message: Message): Promise<void> {
     const { watch, id } = this.#parts;
     // Somebody else has frozen it, by `docker pause`: it would take the message and answer never.
-    if (!this.#isPaused && watch.isFrozen(id)) return this.resume().then(() => this.#writer.send(message));
-    return this.#writer.send(message);
+    if (!this.#thawing && !this.#isPaused && watch.isFrozen(id)) {
+      this.#thawing = this.resume().finally(() => {
+        // After those that wait have gone out, in their order.
+        setImmediate(() => {
+          this.#thawing = undefined;
+        });
+      });
+    }
+    return this.#thawing ? this.#thawing.then(() => this.#writer.send(message)) : this.#writer.send(message);
   }
 
   get isFrozen(): boolean | undefined {
