@@ -97,7 +97,7 @@ describe('what an instance uses', () => {
     await running.instance.stats();
     await new Promise((resolve) => setTimeout(resolve, 1500));
     const { memoryBytes, cpuPercent } = await running.instance.stats();
-    expect(memoryBytes).toBeGreaterThan(4_000_000);
+    expect(memoryBytes).toBeGreaterThan(1_000_000);
     // On a machine that has other things to do it gets less than the 90 % that it asks for.
     expect(cpuPercent).toBeGreaterThan(1);
     expect(cpuPercent).toBeLessThan(200);
@@ -110,7 +110,7 @@ describe('what an instance uses', () => {
     await running.handshake();
     await running.instance.pause();
     const { memoryBytes } = await running.instance.stats();
-    expect(memoryBytes).toBeGreaterThan(4_000_000);
+    expect(memoryBytes).toBeGreaterThan(1_000_000);
     await running.instance.resume();
     await running.instance.stop({ graceMs: 0 });
     await expect(running.instance.stats()).rejects.toThrow(/no figures|No such container/i);
