@@ -271,6 +271,19 @@ async function loadForeign(name: string, architecture: string): Promise<void> {
 }
 
 describe('compile_cache', () => {
+  const derived = async () =>
+    (await engine.listImages({ filters: { reference: ['mcp-gateway-compiled'] } })).map(({ Id }) => Id);
+  let before: string[];
+
+  beforeAll(async () => {
+    before = await derived();
+  });
+
+  // They would keep the images that they are made from, whose removal other tests look for.
+  afterAll(async () => {
+    for (const id of await derived()) if (!before.includes(id)) await removeImage(id);
+  });
+
   /** A server of two modules. */
   const files = {
     'lib.mjs': `export const answer = (id) => ({ jsonrpc: '2.0', id, result: { tools: [] } });\n`,
