@@ -288,6 +288,8 @@ describe('a legacy task', () => {
     const { taskId } = await begun(owner, 'slow_compute', { seconds: 60 });
     const [{ id }] = instances('asking') as [Any];
     const call = { name: 'sleep', arguments: { ms: 60_000 } };
+    // The task alone: the lists have been read.
+    await until(() => leases('asking') === 1);
     const given = hasty.request('tools/call', call, 'given-up');
     await until(() => leases('asking') === 2);
     const params = { requestId: 'given-up' };
