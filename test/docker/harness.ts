@@ -29,10 +29,10 @@ const version = await engine.version();
 export const isPodman = JSON.stringify(version.Components).includes('Podman');
 
 /**
- * For tests of what an answer says about an exit. Docker 20.10 knows that at once; on a busy machine the others may know it too
- * late for the answer, which then goes without, as it should.
+ * Docker 20.10 knows the reason of an exit when the output ends. The others clean up first, and a busy machine may take longer for
+ * that than an answer waits.
  */
-export const ifLate = { retry: version.ApiVersion === '1.41' && !isPodman ? 0 : 5 };
+export const knowsExitsAtOnce = version.ApiVersion === '1.41' && !isPodman;
 
 const fixtures = fileURLToPath(new URL('../fixtures/servers', import.meta.url));
 

@@ -2,7 +2,7 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { DockerServer } from '../../src/config/schema.ts';
 import { Fleet } from '../../src/lifecycle/fleet.ts';
 import type { Outcome } from '../../src/lifecycle/lease.ts';
-import { engine, fixtureServer, ifLate, isPodman, TestRuntime } from '../docker/harness.ts';
+import { engine, fixtureServer, isPodman, knowsExitsAtOnce, TestRuntime } from '../docker/harness.ts';
 import { until } from '../waiting.ts';
 import { configOf, rejection } from './fixtures.ts';
 
@@ -113,7 +113,7 @@ describe('in containers', () => {
     expect(textOf(await tool('removed', 'echo', { text: 'again' }))).toBe('again');
   });
 
-  it('out of memory is said, with the limit', ifLate, async () => {
+  it('out of memory is said, with the limit', { retry: knowsExitsAtOnce ? 0 : 5 }, async () => {
     const { tool } = await containerFleet(
       fixtureServer(
         'hungry',
