@@ -237,12 +237,13 @@ export class Engine {
 
   /** A failure of dockerode or of one of its streams as `EngineError` or GatewayError; anything else as it is. */
   translate(error: unknown): unknown {
-    const { statusCode, json } = error as { statusCode?: unknown; json?: unknown };
+    const { statusCode, json, reason } = error as { statusCode?: unknown; json?: unknown; reason?: unknown };
     if (typeof statusCode === 'number') {
       const text = (json as { message?: unknown } | null)?.message;
       // dockerode repeats the status before the engine's own words.
       const said = String(text ?? messageOf(error)).replace(/^\(HTTP code \d+\) [^-]* - /, '');
-      return new EngineError(statusCode, said.trim(), error);
+      // Podman may say nothing but the status.
+      return new EngineError(statusCode, said.trim() || String(reason ?? `HTTP ${statusCode}`), error);
     }
     if (error instanceof EngineError || error instanceof GatewayError) return error;
     if (systemCodeOf(error) || /socket hang up|aborted/i.test(messageOf(error))) {
