@@ -42,6 +42,8 @@ interface Fault {
 
 /** Until everybody has noticed what was done to an instance, on a busy machine. */
 const noticeMs = 3000;
+/** Until the gateway asks an engine again that was away. */
+const engineBackMs = 12_000;
 const died = ['instance_crashed', 'out_of_memory', 'start_failed', 'handshake_failed'];
 const unreachable = [
   ...died,
@@ -189,7 +191,11 @@ export class Model {
       ['flooded', 'message_too_large', 'call_timeout', ...died, 'server_failing'].includes(code)
     )
       return true;
-    if (this.met(call, 'engine') && unreachable.includes(code)) return true;
+    if (
+      this.met({ ...call, startedMs: call.startedMs - engineBackMs }, 'engine') &&
+      unreachable.includes(code)
+    )
+      return true;
     if (this.met(call, 'kill') && (died.includes(code) || code === 'state_refused')) return true;
     switch (code) {
       case 'server_failing':

@@ -88,6 +88,11 @@ async function shorten(
   return shortest;
 }
 
+const again: Record<Level, string> = {
+  processes: 'CHAOS_COUNT=1 npx vitest run test/chaos/chaos.test.ts',
+  containers: 'CHAOS_CONTAINERS=1 npx vitest run test/chaos/containers.test.ts',
+};
+
 /** What a person needs to see it again. */
 export function report(level: Level, found: Found): string {
   const list = (breaches: Breach[]) =>
@@ -96,7 +101,7 @@ export function report(level: Level, found: Found): string {
       .join('\n');
   const { seed, breaches, schedule, shortest } = found;
   return [
-    `CHAOS_SEED=${seed} at the level of ${level} broke a promise:`,
+    `A promise was broken. Again: CHAOS_SEED=${seed} ${again[level]}`,
     list(breaches),
     'The schedule:',
     inWords(schedule),

@@ -59,7 +59,7 @@ export class TroubledEngine {
       if (this.#trouble === 'frozen') await this.#over;
       if (this.#trouble === 'slow') await new Promise((resolve) => setTimeout(resolve, slowMs));
       if (!to.writable) return;
-      if (!to.write(chunk)) await new Promise((resolve) => to.once('drain', resolve).once('close', resolve));
+      if (!to.write(chunk)) await drained(to);
     };
     from.on('data', (chunk: Buffer) => {
       from.pause();
@@ -67,4 +67,14 @@ export class TroubledEngine {
     });
     from.on('end', () => void last.then(() => to.end()));
   }
+}
+
+function drained(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      socket.off('drain', done).off('close', done);
+      resolve();
+    };
+    socket.on('drain', done).on('close', done);
+  });
 }
